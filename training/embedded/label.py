@@ -51,7 +51,9 @@ def compile_teacher(folder: Path, height: int, width: int):
         def forward(self, pixels):
             return self.model(pixels).predicted_depth
 
-    graph = ov.convert_model(Raw().eval().requires_grad_(False), example_input=torch.zeros(1, 3, height, width), input=[1, 3, height, width])
+    graph = ov.convert_model(
+        Raw().eval().requires_grad_(False), example_input=torch.zeros(1, 3, height, width), input=[1, 3, height, width]
+    )
     return ov.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"})
 
 
@@ -89,7 +91,10 @@ def main() -> None:
             temporary.rename(target)
             count += 1
             if count % 50 == 0:
-                print(f"{count} labelled, {count / (time.time() - start):.2f} pictures/s, {target.parent.name}", flush=True)
+                print(
+                    f"{count} labelled, {count / (time.time() - start):.2f} pictures/s, {target.parent.name}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -34,6 +34,33 @@ def _conv(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Sequential
     )
 
 
+class _EvenSameConv(nn.Conv2d):
+    """A stride-2 convolution with TensorFlow's SAME padding for even sizes, written as constants.
+
+    The encoder's weights were trained with that padding, which is one pixel longer at the end. timm computes it from
+    the size of the picture; with sides that are multiples of 32 it is always the same, and exports without shape
+    arithmetic.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (B, C, h, w), h and w even, to (B, D, h/2, w/2)."""
+        before, after = (self.kernel_size[0] - 2) // 2, (self.kernel_size[0] - 1) // 2
+        return self._conv_forward(F.pad(input, (before, after, before, after)), self.weight, self.bias)
+
+
+def _replace_same_convs(module: nn.Module) -> None:
+    """Replace timm's size-dependent stride-2 convolutions in place; the keys of the state dict stay."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.Conv2d) and type(child).__name__ == "Conv2dSame":
+            fixed = _EvenSameConv(
+                child.in_channels, child.out_channels, child.kernel_size[0], 2, groups=child.groups, bias=False
+            )
+            fixed.weight = child.weight
+            setattr(module, name, fixed)
+        else:
+            _replace_same_convs(child)
+
+
 class Fuse(nn.Module):
     """Double the size of the deep map, join the skip, and convolve."""
 
@@ -72,6 +99,7 @@ class EmbeddedNet(nn.Module):
         import timm
 
         self.encoder = timm.create_model(encoder, features_only=True, pretrained=encoder_weights)
+        _replace_same_convs(self.encoder)
         channels = self.encoder.feature_info.channels()
         self.lateral = _conv(channels[4], widths[0], 1)
         self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels[4], widths[0], 1))
