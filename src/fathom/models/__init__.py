@@ -12,13 +12,14 @@ Example:
 """
 
 import difflib
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from fathom.errors import ModelError
+from fathom.errors import ModelError, require
 
 if TYPE_CHECKING:
     from torch import nn
@@ -63,6 +64,7 @@ class ModelEntry:
         licence: Terms that the original authors put on their code and weights; this code is written anew.
         recipe: File name of the training recipe in ``configs/``, if one is shipped.
         parameters: Number of trainable parameters with default options, where a published or derived count exists.
+        fixed_size: Whether fully connected layers tie it to the height and width of `input_law`; else any size will do.
     """
 
     name: str
@@ -76,13 +78,24 @@ class ModelEntry:
     licence: str
     recipe: str | None = None
     parameters: int | None = None
+    fixed_size: bool = False
 
 
 def _lazy(module: str, function: str, **fixed: Any) -> Callable[..., "nn.Module"]:
-    """Make a builder that imports its module only when it is called."""
+    """Make a builder that imports its module only when it is called, and refuses options that it does not know."""
 
     def build_network(**options: Any) -> "nn.Module":
-        network: nn.Module = getattr(import_module(f"fathom.models.{module}"), function)(**fixed, **options)
+        require("torch", "train", "Building a network")
+        builder = getattr(import_module(f"fathom.models.{module}"), function)
+        signature = inspect.signature(builder).parameters
+        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values()):
+            known = [option for option in signature if option not in fixed]
+            for option in options:
+                if option not in known:
+                    near = difflib.get_close_matches(option, known, n=1)
+                    hint = f" Did you mean '{near[0]}'?" if near else ""
+                    raise ModelError(f"Unknown option '{option}' of {function}.{hint} Known: {', '.join(known)}.")
+        network: nn.Module = builder(**fixed, **options)
         return network
 
     return build_network
@@ -160,6 +173,7 @@ _ENTRIES = (
         paper="Eigen et al., Depth Map Prediction from a Single Image, NIPS 2014, arXiv 1406.2283",
         licence="original release: GPLv3 (not used; written from the published facts)",
         parameters=70_877_171,
+        fixed_size=True,
     ),
     ModelEntry(
         name="eigen2015-alexnet",
@@ -172,6 +186,7 @@ _ENTRIES = (
         paper=_EIGEN_2015,
         licence=_FREE,
         parameters=124_599_042,
+        fixed_size=True,
     ),
     ModelEntry(
         name="eigen2015-vgg",
@@ -184,6 +199,7 @@ _ENTRIES = (
         paper=_EIGEN_2015,
         licence=_FREE,
         parameters=217_355_458,
+        fixed_size=True,
     ),
     ModelEntry(
         name="eigen2015-net12",
@@ -196,6 +212,7 @@ _ENTRIES = (
         paper=f"two-stage variant of: {_EIGEN_2015}",
         licence=_FREE,
         parameters=217_355_458,
+        fixed_size=True,
     ),
     *(
         ModelEntry(
@@ -427,28 +444,9 @@ def build(name: str, *, pretrained: str | None = None, **options: Any) -> "nn.Mo
         >>> network = build("fcrn-compact")
     """
     row = entry(name)
-    network = _build_checked(row, {"trunk_weights": "imagenet", **options} if pretrained == "imagenet" else options)
-    if pretrained is not None and pretrained != "imagenet":
+    if pretrained == "imagenet":
+        return row.build(trunk_weights="imagenet", **options)
+    network = row.build(**options)
+    if pretrained is not None:
         import_module("fathom.models.weights").load_weights(network, pretrained)
     return network
-
-
-def _build_checked(row: ModelEntry, options: Mapping[str, Any]) -> "nn.Module":
-    """Call the builder, and turn its complaint about an unknown option into a sentence."""
-    try:
-        return row.build(**options)
-    except TypeError as error:
-        if "unexpected keyword argument" not in str(error) or _raised_deeper(error):
-            raise
-        raise ModelError(
-            f"'{row.name}' does not know this option: {error}. See the docstring of its builder."
-        ) from None
-
-
-def _raised_deeper(error: BaseException) -> bool:
-    """Tell whether the call itself was refused (three frames: this module) or something inside the builder failed."""
-    depth = 0
-    trace = error.__traceback__
-    while trace is not None:
-        depth, trace = depth + 1, trace.tb_next
-    return depth > 2
