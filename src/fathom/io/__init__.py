@@ -11,4 +11,6 @@ from fathom.io.images import PICTURE_FORMATS as PICTURE_FORMATS
 from fathom.io.images import PICTURE_SUFFIXES as PICTURE_SUFFIXES
 from fathom.io.images import Picture as Picture
 from fathom.io.images import read_image as read_image
+from fathom.io.pictures import write_picture as write_picture
 from fathom.io.sidecar import FathomWarning as FathomWarning
+from fathom.io.sidecar import metadata_text as metadata_text

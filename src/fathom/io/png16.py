@@ -1,14 +1,8 @@
-"""Depth as 16-bit grey PNG: ``value = offset + scale * count``, and 0 means no depth.
-
-The file is assembled here (PNG specification, third edition, sections 5 and 9) and not by Pillow, because the one
-filter that suits depth (Up) with fast deflate takes a third of the time; Pillow reads it, as does any program.
-"""
+"""Depth as 16-bit grey PNG: ``value = offset + scale * count``, and 0 means no depth."""
 
 import io
-import struct
 import warnings
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +11,7 @@ import numpy.typing as npt
 
 from fathom.errors import ConfigError, InputError
 from fathom.io.atomic import write_atomic
+from fathom.io.png import DEFLATE_LEVEL, SIGNATURE, png_chunks
 from fathom.io.sidecar import (
     METADATA_KEY,
     FathomWarning,
@@ -33,11 +28,8 @@ MILLIMETRE = 0.001
 """Metres for each count of a metric depth, unless another scale is asked for; reaches 65.535 m."""
 LARGEST_COUNT = 65535
 
-_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Ancillary, private, not safe to copy once the picture is edited (PNG section 5.4).
 _REASON_CHUNK = b"fmRN"
-_FILTER_UP = 2
-_DEFLATE_LEVEL = 1
 
 
 def png16_law(depth: Depth, scale: float | None = None, offset: float | None = None) -> tuple[float, float]:
@@ -140,33 +132,10 @@ def write_png16(
     if depth.confidence is not None:
         warn_confidence_left_out(path)
     encoding = {"law": "value = offset + scale * count", "scale": scale, "offset": offset, "invalid_count": 0}
-    chunks = _assemble(counts, metadata_text(depth, encoding), _reasons(depth))
-    return [write_atomic(path, chunks)]
-
-
-def _reasons(depth: Depth) -> npt.NDArray[np.uint8] | None:
-    """Return the reasons where some pixel is invalid for another reason than UNKNOWN."""
-    return depth.invalid_reason if (depth.invalid_reason > InvalidReason.UNKNOWN).any() else None
-
-
-def _chunk(name: bytes, content: bytes) -> bytes:
-    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(name)))
-
-
-def _assemble(counts: npt.NDArray[np.uint16], text: str, reasons: npt.NDArray[np.uint8] | None) -> Iterator[bytes]:
-    height, width = counts.shape
-    rows = np.empty((height, 1 + 2 * width), np.uint8)
-    rows[:, 0] = _FILTER_UP
-    big_endian = counts.astype(">u2").view(np.uint8)
-    rows[0, 1:] = big_endian[0]
-    np.subtract(big_endian[1:], big_endian[:-1], out=rows[1:, 1:])
-    yield _SIGNATURE
-    yield _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, 0, 0, 0, 0))
-    yield _chunk(b"tEXt", METADATA_KEY.encode() + b"\0" + text.encode("ascii"))
-    if reasons is not None:
-        yield _chunk(_REASON_CHUNK, zlib.compress(reasons.tobytes(), _DEFLATE_LEVEL))
-    yield _chunk(b"IDAT", zlib.compress(rows.data, _DEFLATE_LEVEL))
-    yield _chunk(b"IEND", b"")
+    extra = {}
+    if (depth.invalid_reason > InvalidReason.UNKNOWN).any():  # else the count 0 says all there is to say
+        extra[_REASON_CHUNK] = zlib.compress(depth.invalid_reason.data, DEFLATE_LEVEL)
+    return [write_atomic(path, png_chunks(counts, {METADATA_KEY: metadata_text(depth, encoding)}, extra))]
 
 
 def read_png16(path: str | Path, *, kind: DepthKind | str | None = None, scale: float | None = None) -> Depth:
@@ -225,7 +194,7 @@ def _read_counts(path: str | Path, name: str) -> tuple[npt.NDArray[Any], str | N
         content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"Expected a depth map to read; cannot open '{name}': {error.strerror or error}.") from error
-    if not content.startswith(_SIGNATURE):
+    if not content.startswith(SIGNATURE):
         raise InputError(f"Expected a PNG; '{name}' does not start like one. Check what the file is.")
     try:
         # The plugin itself and not Image.open, whose limit on pixels is one for the whole process.
