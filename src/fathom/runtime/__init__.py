@@ -1,0 +1,1 @@
+"""Run a network file: one contract, several engines, and the steps before and after that they share."""
