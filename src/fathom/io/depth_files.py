@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from fathom.errors import ConfigError, InputError
+from fathom.io.exr import read_exr, write_exr
 from fathom.io.npy import read_npy, read_npz, write_npy, write_npz
+from fathom.io.pfm import read_pfm, write_pfm
 from fathom.io.png16 import read_png16, write_png16
+from fathom.io.tiff import read_tiff, write_tiff
 from fathom.types import Depth, DepthKind
 
 
@@ -41,6 +44,11 @@ DEPTH_FORMATS: dict[str, DepthFormat] = {
     ),
     "npy": DepthFormat((".npy",), write_npy, read_npy, "raw float32 map, with a JSON file beside it"),
     "npz": DepthFormat((".npz",), write_npz, read_npz, "every array and the metadata"),
+    "tiff": DepthFormat((".tiff", ".tif"), write_tiff, read_tiff, "32-bit float TIFF"),
+    "exr": DepthFormat((".exr",), write_exr, read_exr, "OpenEXR, float32, channel Z (Y for inverse depth)"),
+    "pfm": DepthFormat(
+        (".pfm",), write_pfm, read_pfm, "Portable Float Map, with a JSON file beside it", frozenset({"byte_order"})
+    ),
 }
 """Formats that `write_depth` writes and `read_depth` reads."""
 

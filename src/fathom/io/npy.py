@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from fathom.io.sidecar import (
     mark_invalid,
     metadata_text,
     parse_metadata,
+    read_bytes,
     read_float_map,
     refuse_foreign_options,
     write_with_sidecar,
@@ -139,13 +139,13 @@ def read_npz(path: str | Path, *, kind: DepthKind | str | None = None, scale: fl
 
 def _load(path: str | Path, name: str) -> npt.NDArray[Any] | dict[str, npt.NDArray[Any]]:
     """Return the array of an npy, or the arrays of an npz; never runs pickled code."""
+    content = read_bytes(path)
     try:
-        with Path(path).open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            return loaded if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
-    except (OSError, ValueError, EOFError, SyntaxError, zipfile.BadZipFile, zlib.error, KeyError) as error:
+        loaded = np.load(io.BytesIO(content), allow_pickle=False)
+        return loaded if isinstance(loaded, np.ndarray) else {key: loaded[key] for key in loaded.files}
+    except Exception as error:  # damaged headers and archives raise nearly anything
         raise InputError(
-            f"Expected a NumPy file of numbers; cannot read '{name}': {error}. Check the path, or write it again."
+            f"Expected a NumPy file of numbers; '{name}' is damaged or something else ({error}). Write it again."
         ) from error
 
 

@@ -19,6 +19,7 @@ from fathom.io.sidecar import (
     foreign_depth,
     metadata_text,
     parse_metadata,
+    read_bytes,
     refuse_foreign_options,
     warn_confidence_left_out,
 )
@@ -190,10 +191,7 @@ def _read_counts(path: str | Path, name: str) -> tuple[npt.NDArray[Any], str | N
     """Return the counts, the metadata text and the packed reasons of a PNG."""
     from PIL.PngImagePlugin import PngImageFile
 
-    try:
-        content = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"Expected a depth map to read; cannot open '{name}': {error.strerror or error}.") from error
+    content = read_bytes(path)
     if not content.startswith(SIGNATURE):
         raise InputError(f"Expected a PNG; '{name}' does not start like one. Check what the file is.")
     try:

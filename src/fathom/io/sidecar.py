@@ -258,3 +258,19 @@ def read_float_map(
     refuse_foreign_options(name, kind, scale, metadata.get("kind"))
     values = np.ascontiguousarray(array, np.float32)
     return depth_from_metadata(values, read_invalid(values), None, metadata, name)
+
+
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return the content of a depth file.
+
+    Raises:
+        InputError: If it is missing, empty or may not be read.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"Expected a depth map; cannot read '{path}': {reason}. Check the path.") from error
+    if not content:
+        raise InputError(f"Expected a depth map; '{path}' is empty (0 bytes). Fetch or write it again.")
+    return content
