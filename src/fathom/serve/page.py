@@ -1,0 +1,74 @@
+"""The web page: built files where the package has them, else a page that says what is missing."""
+
+import json
+from pathlib import Path
+
+from fastapi import FastAPI
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from fathom.viz import COLORMAPS, DEFAULT_COLORMAP, colormap_table
+
+WEB_FOLDER = Path(__file__).parent / "web"
+"""Where the package's build step puts the page."""
+
+COLORMAPS_FILE = "colormaps.json"
+
+_MISSING_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Fathom</title>
+<h1>Fathom</h1>
+<p>The server works, but this installation was built without the web page, because Node.js was not there.</p>
+<p>To have the page: install Node.js 20 or newer, then install Fathom from source again
+(<code>pip install .</code>), or install a released wheel, which carries it.</p>
+<p>Without the page: <code>curl -F picture=@photo.jpg "http://HOST:PORT/v1/depth?format=colour" -o depth.png</code>.
+The interface is described at <a href="openapi.json">openapi.json</a>.</p>
+</html>
+"""
+
+
+def is_built(folder: Path = WEB_FOLDER) -> bool:
+    """Return whether the page was built."""
+    return (folder / "index.html").is_file()
+
+
+def colormaps_json() -> str:
+    """Return the colour maps for the page: names and hexadecimal colours from far to near.
+
+    Example:
+        >>> json.loads(colormaps_json())["maps"]["gray"][:12]
+        '000000010101'
+    """
+    maps = {name: colormap_table(name).tobytes().hex() for name in COLORMAPS}
+    return json.dumps({"default": DEFAULT_COLORMAP, "maps": maps})
+
+
+class _Built(StaticFiles):
+    """Static files whose hashed names may be kept for ever, the page itself not at all."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        kept = Path(path).as_posix().startswith("assets/") and response.status_code == 200
+        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if kept else "no-cache"
+        return response
+
+
+def add_page(app: FastAPI, folder: Path = WEB_FOLDER) -> None:
+    """Serve the page at `/`; call it last, because it takes every path that is left."""
+
+    async def send_colormaps(request: Request) -> Response:
+        return Response(colormaps_json(), media_type="application/json", headers={"Cache-Control": "no-cache"})
+
+    app.add_route(f"/{COLORMAPS_FILE}", send_colormaps, include_in_schema=False)
+    if is_built(folder):
+        app.mount("/", _Built(directory=folder, html=True))
+        return
+
+    async def send_missing(request: Request) -> Response:
+        return HTMLResponse(_MISSING_PAGE)
+
+    app.add_route("/", send_missing, include_in_schema=False)
