@@ -14,7 +14,8 @@ pytest.importorskip("httpx2", reason="starlette's test client needs httpx2")
 from starlette.testclient import TestClient
 
 from fathom.models.cards import InputSpec
-from fathom.runtime.steps import Prepared, postprocess, preprocess
+from fathom.predict import Ready
+from fathom.runtime.steps import postprocess, preprocess
 from fathom.serve.app import ServedModel, create_app
 from fathom.serve.schema import ModelInfo, ServeSettings
 from fathom.types import Camera, Depth, DepthKind, Provenance
@@ -27,21 +28,21 @@ class BrightnessPredictor:
         self.kind = kind
         self.batches: list[int] = []
 
-    def prepare(self, image) -> tuple[Prepared, Camera]:
+    def prepare(self, image) -> Ready:
         camera = image.camera or Camera.assumed(height=image.height, width=image.width)
-        return preprocess(image.rgb, InputSpec(law="area", area=(64, 64))), camera
+        return Ready(preprocess(image.rgb, InputSpec(law="area", area=(64, 64))), camera, image)
 
-    def infer_batch(self, prepared: Sequence[Prepared]) -> np.ndarray:
-        self.batches.append(len(prepared))
-        return np.concatenate([1 + item.array.mean(axis=1) for item in prepared])
+    def infer(self, group: Sequence[Ready]) -> list[np.ndarray]:
+        self.batches.append(len(group))
+        return [1 + item.prepared.array[0].mean(axis=0) for item in group]
 
-    def finish(self, raw: np.ndarray, prepared: Prepared, camera: Camera) -> Depth:
+    def finish(self, raw: np.ndarray, ready: Ready) -> Depth:
         provenance = Provenance(model=f"brightness-{self.kind}", weights_sha256="0" * 64, licence="CC0")
-        return postprocess(raw, prepared, kind=self.kind, camera=camera, provenance=provenance)
+        return postprocess(raw, ready.prepared, kind=self.kind, camera=ready.camera, provenance=provenance)
 
     def predict(self, picture) -> Depth:
-        prepared, camera = self.prepare(picture)
-        return self.finish(self.infer_batch([prepared])[0], prepared, camera)
+        ready = self.prepare(picture)
+        return self.finish(self.infer([ready])[0], ready)
 
 
 def served(name: str, predictor, is_default: bool = True) -> ServedModel:

@@ -209,10 +209,10 @@ class SlowPredictor(BrightnessPredictor):
         self.free = threading.Event()
         self.entered = threading.Event()
 
-    def infer_batch(self, prepared):
+    def infer(self, group):
         self.entered.set()
         self.free.wait(10)
-        return super().infer_batch(prepared)
+        return super().infer(group)
 
 
 def test_a_full_server_says_when_to_come_back_and_waiting_requests_share_runs():
@@ -245,7 +245,7 @@ def test_a_request_beyond_its_time_is_given_up():
 
 
 class BrokenPredictor(BrightnessPredictor):
-    def infer_batch(self, prepared):
+    def infer(self, group):
         raise RuntimeError("secret internals")
 
 

@@ -18,7 +18,7 @@ from starlette.responses import Response
 from fathom.errors import ConfigError, FathomError
 from fathom.io import Picture
 from fathom.outputs import OutputOptions
-from fathom.runtime.steps import Prepared
+from fathom.predict import Ready
 from fathom.serve import openapi
 from fathom.serve.answers import choose_format, describe_headers, encode
 from fathom.serve.batching import Answered, Batcher, StoppedError
@@ -45,13 +45,13 @@ T = TypeVar("T")
 class StagedPredictor(Protocol):
     """A model in three steps, so that only the network itself is waited for; `fathom.predict.Predictor` is one."""
 
-    def prepare(self, image: Any) -> tuple[Prepared, Camera]:
-        """Turn a picture into the network's input."""
+    def prepare(self, image: Any) -> Ready:
+        """Make the network's input of a picture."""
 
-    def infer_batch(self, prepared: Sequence[Prepared]) -> npt.NDArray[np.float32]:
-        """Run the network on inputs of equal shape; raw maps (B, h, w)."""
+    def infer(self, group: Sequence[Ready]) -> list[npt.NDArray[np.float32]]:
+        """Run the network; one raw map (h, w) for each picture, in order."""
 
-    def finish(self, raw: npt.NDArray[np.float32], prepared: Prepared, camera: Camera) -> Depth:
+    def finish(self, raw: npt.NDArray[np.float32], ready: Ready) -> Depth:
         """Turn a raw map into the result."""
 
 
@@ -120,7 +120,7 @@ class _Service:
         self.stopping = False
         self.batchers = {name: self._batcher(model) for name, model in self.models.items()}
 
-    def _batcher(self, model: ServedModel) -> "Batcher[Prepared, npt.NDArray[np.float32]]":
+    def _batcher(self, model: ServedModel) -> "Batcher[Ready, npt.NDArray[np.float32]]":
         sizes = self.metrics.batch.labels(model.info.name)
         times = self.metrics.predict_seconds.labels(model.info.name)
 
@@ -129,13 +129,13 @@ class _Service:
             times.observe(seconds)
             self.seconds_for_one += 0.2 * (seconds / size - self.seconds_for_one)
 
-        def max_batch(item: Prepared) -> int:
-            pixels = int(item.array.shape[2] * item.array.shape[3])
+        def max_batch(item: Ready) -> int:
+            pixels = int(np.prod(item.prepared.array.shape[2:]))
             return min(self.settings.max_batch, _MAX_BATCH_PIXELS // pixels)
 
         return Batcher(
-            lambda items: list(model.predictor.infer_batch(items)),
-            key=lambda item: item.array.shape,
+            model.predictor.infer,
+            key=lambda item: item.prepared.array.shape,
             max_batch=max_batch,
             on_run=on_run,
         )
@@ -246,9 +246,9 @@ class _Service:
     async def _predict(self, name: str, picture: Picture) -> tuple[Depth, Answered[npt.NDArray[np.float32]]]:
         predictor = self.models[name].predictor
         try:
-            prepared, camera = await self.in_codec(predictor.prepare, picture)
-            answered = await self.batchers[name].submit(prepared)
-            return await self.in_codec(predictor.finish, answered.result, prepared, camera), answered
+            ready = await self.in_codec(predictor.prepare, picture)
+            answered = await self.batchers[name].submit(ready)
+            return await self.in_codec(predictor.finish, answered.result, ready), answered
         except StoppedError:
             raise ProblemError("stopping", "The server is stopping. Try again in a moment.") from None
         except FathomError as error:
