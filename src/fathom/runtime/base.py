@@ -18,8 +18,20 @@ PRECISIONS: tuple[str, ...] = ("auto", "fp32", "bf16", "int8")
 class Runtime(Protocol):
     """Runs one network; safe to call from several threads."""
 
-    name: RuntimeName
-    precision: Precision
+    @property
+    def name(self) -> RuntimeName:
+        """Which engine this is."""
+
+    @property
+    def precision(self) -> Precision:
+        """Arithmetic in use."""
+
+    @property
+    def batches(self) -> bool:
+        """Whether running several pictures at once pays.
+
+        On a CPU it does not, and alone each result is the same bit for bit whatever else is predicted.
+        """
 
     def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Map an input (B, 3, h, w) to the raw output (B, h', w')."""

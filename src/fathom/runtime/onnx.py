@@ -27,6 +27,7 @@ class OnnxRuntime:
     """
 
     name: Literal["onnxruntime"] = "onnxruntime"
+    batches = False
 
     def __init__(
         self, path: Path, *, num_threads: int | None = None, precision: Precision = "fp32", spin: bool = False

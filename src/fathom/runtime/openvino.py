@@ -38,6 +38,7 @@ class OpenVinoRuntime:
     """
 
     name: Literal["openvino"] = "openvino"
+    batches = False
 
     def __init__(
         self,

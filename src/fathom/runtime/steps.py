@@ -163,7 +163,7 @@ def postprocess(
         prepared: What `preprocess` gave.
         kind: What the values are.
         camera: The camera of the picture.
-        provenance: Model and licence; the preprocessing record is added.
+        provenance: Model and licence; the record of `preprocess` is added to its preprocessing.
     """
     above, left = prepared.border
     values = resize_map(np.asarray(raw, np.float32), prepared.height + 2 * above, prepared.width + 2 * left)
@@ -177,7 +177,7 @@ def postprocess(
         provenance=Provenance(
             model=provenance.model,
             weights_sha256=provenance.weights_sha256,
-            preprocessing=prepared.record,
+            preprocessing={**prepared.record, **provenance.preprocessing},
             licence=provenance.licence,
         ),
     )

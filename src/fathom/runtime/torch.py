@@ -40,6 +40,7 @@ class TorchRuntime:
         except (RuntimeError, AssertionError) as error:
             raise ModelError(f"torch cannot use the device '{device}': {str(error).splitlines()[0]}") from error
         self.precision = precision
+        self.batches = self.device.type != "cpu"
         self._torch = torch
 
     def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

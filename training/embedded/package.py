@@ -1,0 +1,161 @@
+"""Stage 3: turn a checkpoint into the three files that the package carries.
+
+    python training/embedded/package.py --checkpoint RUN/last.pt --card training/embedded/fathom-general.yaml
+        --out src/fathom/weights
+
+NAME.onnx        half-precision weights, each cast to float32 inside the graph; ONNX Runtime folds the casts when it
+                 loads the file, so the arithmetic is float32. Batch, height and width are dynamic.
+NAME.safetensors the same weights before batch norm was folded in, for fine-tuning; matrices in half precision.
+NAME.json        the card: what people wrote in the YAML file, and what is counted here (parameters, hashes, sizes).
+
+The ONNX file is run on two sizes and compared with the network before anything is written to its place.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import yaml
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import save_file
+from torch import nn
+from torch.export import Dim
+
+from fathom.config import parse_config
+from fathom.models import MODELS
+from fathom.models.cards import ModelCard, file_sha256, write_card
+
+MULTIPLE = 32
+SMALLEST_HALF = 64
+"""Tensors with fewer numbers stay in float32: they weigh nothing, and biases and constants are the most sensitive."""
+OPSET = 18
+MAX_BYTES = 10_000_000
+TOLERANCE = 2e-3
+"""Largest difference to the network, as a share of the output's spread; float16 weights alone cause about 5e-4."""
+
+
+def export_onnx(network: nn.Module, path: Path) -> None:
+    """Write a network as ONNX with dynamic batch, height and width, in float32."""
+    example = torch.rand(2, 3, 2 * MULTIPLE, 3 * MULTIPLE)
+    shapes = {0: Dim("batch"), 2: MULTIPLE * Dim("rows"), 3: MULTIPLE * Dim("columns")}
+    program = torch.onnx.export(
+        network.eval(),
+        (example,),
+        dynamo=True,
+        input_names=["image"],
+        output_names=["depth"],
+        opset_version=OPSET,
+        dynamic_shapes={"image": shapes},
+        optimize=True,
+        verbose=False,
+    )
+    assert program is not None
+    onnx.save(program.model_proto, path)
+
+
+def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Store float32 weights as float16 with a cast behind each, and drop the exporter's notes."""
+    weights, casts = [], []
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and np.prod(tensor.dims) >= SMALLEST_HALF:
+            half = numpy_helper.to_array(tensor).astype(np.float16)
+            assert np.isfinite(half).all(), f"{tensor.name} does not fit float16"
+            weights.append(numpy_helper.from_array(half, f"{tensor.name}_half"))
+            casts.append(helper.make_node("Cast", [f"{tensor.name}_half"], [tensor.name], to=TensorProto.FLOAT))
+        else:
+            weights.append(tensor)
+    nodes = casts + list(model.graph.node)
+    for node in nodes:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.initializer[:], model.graph.node[:], model.graph.value_info[:]
+    model.graph.initializer.extend(weights)
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model
+
+
+def largest_difference(network: nn.Module, path: Path) -> float:
+    """Compare the file with the network on two sizes; return the largest difference over the output's spread."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    generator = torch.Generator().manual_seed(0)
+    worst = 0.0
+    for batch, height, width in ((1, 256, 320), (2, 64, 160)):
+        image = torch.rand(batch, 3, height, width, generator=generator)
+        with torch.inference_mode():
+            expected = network(image).numpy()
+        got = session.run(None, {"image": image.numpy()})[0]
+        assert got.shape == expected.shape, (got.shape, expected.shape)
+        worst = max(worst, float(np.abs(got - expected).max() / expected.std()))
+    return worst
+
+
+def package(network: nn.Module, written: dict[str, Any], out: Path, *, tolerance: float = TOLERANCE) -> ModelCard:
+    """Write NAME.onnx, NAME.safetensors and NAME.json.
+
+    Args:
+        network: In evaluation mode, on the CPU.
+        written: What people say in the card: name, description, input, licence and so on.
+        out: Folder for the three files.
+        tolerance: Largest difference between the file and the network, as a share of the output's spread.
+
+    Returns:
+        The card.
+    """
+    name = written["name"]
+    out.mkdir(parents=True, exist_ok=True)
+    network = network.eval().float().to(memory_format=torch.contiguous_format)
+    # The last checks come before the rename, so a bad export never replaces a good file.
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        files = {"onnx": Path(folder, f"{name}.onnx"), "safetensors": Path(folder, f"{name}.safetensors")}
+        export_onnx(network, files["onnx"])
+        onnx.save(halve_weights(onnx.load(files["onnx"])), files["onnx"])
+        difference = largest_difference(network, files["onnx"])
+        if difference > tolerance:
+            raise SystemExit(f"{name}.onnx differs from the network by {difference:.2e}; allowed are {tolerance:.0e}.")
+        size = files["onnx"].stat().st_size
+        if size > MAX_BYTES:
+            raise SystemExit(f"{name}.onnx has {size} bytes; allowed are {MAX_BYTES}.")
+        state = {
+            key: (value.half() if value.ndim > 1 else value).contiguous() for key, value in network.state_dict().items()
+        }
+        save_file(state, files["safetensors"])
+        entries = {
+            role: {"name": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
+            for role, path in files.items()
+        }
+        values = {
+            **written,
+            "kind": MODELS[written["architecture"]["builder"]].kind,
+            "parameters": sum(parameter.numel() for parameter in network.parameters()),
+            "files": entries,
+        }
+        card = parse_config(values, ModelCard, source=name)
+        for path in files.values():
+            path.replace(out / path.name)
+    write_card(card, out / f"{name}.json")
+    print(f"{name}: {card.parameters} parameters, {size} bytes of ONNX, difference {difference:.1e} of the spread")
+    return card
+
+
+def main() -> None:
+    """Package one checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True, help="last.pt of train.py; its averaged weights")
+    parser.add_argument("--card", type=Path, required=True, help="what people say about the model, YAML")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    written = yaml.safe_load(args.card.read_text())
+    architecture = written["architecture"]
+    network = MODELS[architecture["builder"]].build(**architecture.get("options", {}))
+    network.load_state_dict(torch.load(args.checkpoint, map_location="cpu")["average"])
+    package(network, written, args.out)
+
+
+if __name__ == "__main__":
+    main()
