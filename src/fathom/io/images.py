@@ -103,7 +103,7 @@ def read_image(source: Source, *, max_pixels: int = MAX_PIXELS, name: str | None
         ((3, 4, 3), [200, 200, 200], 'L')
     """
     if isinstance(source, (bytes, bytearray, memoryview)):
-        return _read_stream(io.BytesIO(source), "these bytes", name or "picture", max_pixels)
+        return _read_stream(io.BytesIO(source), "the given data", name or "picture", max_pixels)
     if isinstance(source, (str, os.PathLike)):
         path = Path(source)
         with _open_path(path) as file:
@@ -194,7 +194,7 @@ def _finish(image: Image.Image, label: str, name: str) -> Picture:
     mode = image.mode
     stored_width, stored_height = image.size
     # After load(): Pillow turns TIFF upright itself and then drops the tag.
-    exif = image.getexif() if _may_hold_exif(image) else None
+    exif = _exif_of(image)
     turn = _TURNS.get(orientation_from_exif(exif)) if exif else None
     rgb = _to_rgb(image, label)
     if turn is not None:
@@ -205,9 +205,12 @@ def _finish(image: Image.Image, label: str, name: str) -> Picture:
     return Picture(rgb, camera, name, mode)
 
 
-def _may_hold_exif(image: Image.Image) -> bool:
-    """Return whether parsing EXIF is worth its time; TIFF keeps it in its own tags."""
-    return "exif" in image.info or image.format == "TIFF" or bool(getattr(image, "_exif", None))
+def _exif_of(image: Image.Image) -> Image.Exif | None:
+    """Return the EXIF tags; None where there are none or they are damaged, which leaves a picture a picture."""
+    try:
+        return image.getexif() or None
+    except Exception:  # damaged tags raise nearly anything
+        return None
 
 
 def _turned(rgb: RgbImage, turn: Image.Transpose) -> RgbImage:

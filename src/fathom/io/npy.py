@@ -152,7 +152,7 @@ def _load(path: str | Path, name: str) -> npt.NDArray[Any] | dict[str, npt.NDArr
 def _as_map(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
     """Return the array without axes of length 1 in front or at the end, if it then is a map of numbers."""
     if array.ndim == 3 and 1 in (array.shape[0], array.shape[-1]):
-        array = array[0] if array.shape[0] == 1 else array[..., 0]
+        array = array[..., 0] if array.shape[-1] == 1 else array[0]
     if array.ndim != 2 or array.size == 0 or array.dtype.kind not in "fui":
         raise InputError(
             f"Expected a map of numbers with shape (H, W) in '{name}'; got {array.dtype} {array.shape}. Pick one map."
