@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fathom.errors import ShapeError
+from fathom.errors import ConfigError, ShapeError
 from fathom.metrics.depth import DELTA_BASE, LN_10, SILOG_VARIANTS, SilogVariant
 from fathom.metrics.normals import ANGLES_DEG
 from fathom.metrics.similarity import ssim_taps
+from fathom.metrics.uncertainty import NUM_INTERVALS
 
 
 def score_depth(
@@ -216,6 +217,43 @@ def trajectory_ate(pred: Tensor, target: Tensor) -> Tensor:
     p, g = (x.double() - x[:, :1].double() for x in (pred, target))
     scale = (g * p).sum(dim=(-2, -1), keepdim=True) / (p * p).sum(dim=(-2, -1), keepdim=True)
     return (scale * p - g).square().sum(dim=(-2, -1)).sqrt() / pred.shape[1]
+
+
+def sparsification(
+    pred: Tensor, target: Tensor, valid_mask: Tensor, *, uncertainty: Tensor, error: str = "abs_rel"
+) -> dict[str, Tensor]:
+    """Compute ``ause`` and ``aurg`` of each image, each (B,); as `fathom.metrics.sparsification`.
+
+    Args:
+        pred: Depth [m], shape (B, H, W).
+        target: Depth [m], same shape.
+        valid_mask: Pixels to score, same shape, bool.
+        uncertainty: Larger means less sure, same shape.
+        error: ``abs_rel``, ``rmse`` or ``delta1``.
+    """
+    usable = _usable(pred, target, valid_mask)
+    p, g, doubt = (_safe(x, usable) for x in (pred, target, uncertainty))
+    if error == "abs_rel":
+        errors = (p - g).abs() / g
+    elif error == "rmse":
+        errors = (p - g).square()
+    elif error == "delta1":
+        errors = (torch.maximum(p / g, g / p) >= DELTA_BASE).double()
+    else:
+        raise ConfigError(f"Unknown error '{error}' for sparsification. Known: abs_rel, rmse, delta1.")
+    n = usable.flatten(1).sum(dim=1)
+    steps = torch.arange(NUM_INTERVALS, 0, -1, device=pred.device)
+    kept = -(-n[:, None] * steps // NUM_INTERVALS)
+    curves = []
+    for order in (doubt, errors):
+        # Unused pixels sort last and are never kept.
+        index = torch.where(usable, order, math.inf).flatten(1).argsort(dim=1, stable=True)
+        sums = errors.flatten(1).gather(1, index).cumsum(dim=1)
+        means = sums.gather(1, kept.clamp(min=1) - 1) / kept
+        curve = means.sqrt() if error == "rmse" else means
+        curves.append(torch.cat((curve, torch.zeros_like(curve[:, :1])), dim=1))
+    area, oracle_area = (((c[:, 1:] + c[:, :-1]) / 2).mean(dim=1) for c in curves)
+    return {"ause": area - oracle_area, "aurg": curves[0][:, 0] - area}
 
 
 def temporal_change_error(pred: Tensor, target: Tensor, valid_mask: Tensor) -> Tensor:
