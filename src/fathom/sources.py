@@ -8,11 +8,8 @@ import itertools
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote, urlsplit
@@ -238,6 +235,11 @@ def fetch(address: str) -> bytes:
     Raises:
         InputError: If it cannot be had within these limits.
     """
+    # Imported here: the network code of the standard library would cost every cold start some 20 ms.
+    import urllib.error
+    import urllib.request
+    from http.client import HTTPException
+
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler,

@@ -137,6 +137,7 @@ def package(network: nn.Module, written: dict[str, Any], out: Path, *, tolerance
         }
         card = parse_config(values, ModelCard, source=name)
         for path in files.values():
+            path.chmod(0o644)  # safetensors writes files that only their owner may read
             path.replace(out / path.name)
     write_card(card, out / f"{name}.json")
     print(f"{name}: {card.parameters} parameters, {size} bytes of ONNX, difference {difference:.1e} of the spread")
