@@ -166,6 +166,7 @@ def read_png16(path: str | Path, *, kind: DepthKind | str | None = None, scale: 
         ) from error
     values = counts * law_scale
     values += law_offset
+    values[counts == 0] = np.nan
     if metadata.get("kind") in (DepthKind.INVERSE_DEPTH, DepthKind.DISPARITY):
         np.maximum(values, 0.0, out=values)  # an exact zero may come back as -1e-12 from scale and offset
     reasons = np.where(counts > 0, np.uint8(InvalidReason.NONE), np.uint8(InvalidReason.UNKNOWN))
