@@ -13,7 +13,8 @@ Example:
 
 import difflib
 import inspect
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -57,7 +58,8 @@ class ModelEntry:
         build: Builder; options by keyword; imports torch when called.
         kind: What the depth output is: the value of a `DepthKind`.
         tasks: What the network predicts: depth, normals, labels, segmentation, pose.
-        input_multiple: Heights and widths that need no padding are multiples of this [px].
+        input_multiple: Heights and widths that need no padding are multiples of this [px]; an exported file takes these
+            only, the network itself any size.
         input_law: Normalisation and default size of the input.
         default_loss: Name of a loss in `fathom.losses.LOSSES`.
         paper: Source with year and venue.
@@ -65,6 +67,7 @@ class ModelEntry:
         recipe: File name of the training recipe in ``configs/``, if one is shipped.
         parameters: Number of trainable parameters with default options, where a published or derived count exists.
         fixed_size: Whether fully connected layers tie it to the height and width of `input_law`; else any size will do.
+        imagenet: Options of the builder that fetch a published ImageNet trunk; None where nobody publishes one.
     """
 
     name: str
@@ -79,6 +82,7 @@ class ModelEntry:
     recipe: str | None = None
     parameters: int | None = None
     fixed_size: bool = False
+    imagenet: Mapping[str, Any] | None = None
 
 
 def _lazy(module: str, function: str, **fixed: Any) -> Callable[..., "nn.Module"]:
@@ -87,15 +91,19 @@ def _lazy(module: str, function: str, **fixed: Any) -> Callable[..., "nn.Module"
     def build_network(**options: Any) -> "nn.Module":
         require("torch", "train", "Building a network")
         builder = getattr(import_module(f"fathom.models.{module}"), function)
-        signature = inspect.signature(builder).parameters
-        if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in signature.values()):
-            known = [option for option in signature if option not in fixed]
-            for option in options:
-                if option not in known:
-                    near = difflib.get_close_matches(option, known, n=1)
-                    hint = f" Did you mean '{near[0]}'?" if near else ""
-                    raise ModelError(f"Unknown option '{option}' of {function}.{hint} Known: {', '.join(known)}.")
-        network: nn.Module = builder(**fixed, **options)
+        try:
+            network: nn.Module = builder(**fixed, **options)
+        except TypeError as error:
+            unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+            if unknown is None or unknown[1] not in options:
+                raise
+            hint = "See the docstring of its builder."
+            known = [option for option in inspect.signature(builder).parameters if option not in (*fixed, "options")]
+            near = difflib.get_close_matches(unknown[1], known, n=1)
+            if known:
+                guess = f"Did you mean '{near[0]}'? " if near else ""
+                hint = f"{guess}Known: {', '.join(known)}."
+            raise ModelError(f"Unknown option '{unknown[1]}' of {function}. {hint}") from error
         return network
 
     return build_network
@@ -126,6 +134,7 @@ _ENTRIES = (
         paper="Simonyan and Zisserman, Very Deep Convolutional Networks, ICLR 2015, arXiv 1409.1556; FCN: 1411.4038",
         licence="original VGG-16 weights: CC BY 4.0",
         parameters=134_264_641,
+        imagenet={"trunk_weights": "imagenet"},
     ),
     ModelEntry(
         name="multiscale-conv",
@@ -137,6 +146,7 @@ _ENTRIES = (
         default_loss="mse",
         paper="multi-scale convolution block on a VGG-16 trunk (Simonyan and Zisserman, ICLR 2015, arXiv 1409.1556)",
         licence=_FREE,
+        imagenet={"trunk_weights": "imagenet"},
     ),
     ModelEntry(
         name="unet",
@@ -200,6 +210,7 @@ _ENTRIES = (
         licence=_FREE,
         parameters=217_355_458,
         fixed_size=True,
+        imagenet={"trunk_weights": "imagenet"},
     ),
     ModelEntry(
         name="eigen2015-net12",
@@ -213,6 +224,7 @@ _ENTRIES = (
         licence=_FREE,
         parameters=217_355_458,
         fixed_size=True,
+        imagenet={"trunk_weights": "imagenet"},
     ),
     *(
         ModelEntry(
@@ -225,6 +237,7 @@ _ENTRIES = (
             default_loss="berhu",
             paper=_FCRN,
             licence=_FCRN_LICENCE,
+            imagenet={"trunk_weights": "imagenet"},
             parameters=parameters,
         )
         for decoder, parameters in (
@@ -239,7 +252,7 @@ _ENTRIES = (
         build=_lazy("fcrn", "build_fcrn_compact"),
         kind="metric_depth",
         tasks=("depth",),
-        input_multiple=1,
+        input_multiple=8,
         input_law=InputLaw(),
         default_loss="berhu",
         paper=f"small plain-convolution variant after: {_FCRN}",
@@ -314,6 +327,7 @@ _ENTRIES = (
         default_loss="photometric",
         paper=_SFM,
         licence="original code: MIT",
+        parameters=31_596_900,
     ),
     ModelEntry(
         name="monodepth2-resnet18",
@@ -325,6 +339,7 @@ _ENTRIES = (
         default_loss="photometric",
         paper="Godard et al., Digging into Self-Supervised Monocular Depth Estimation, ICCV 2019, arXiv 1806.01260",
         licence="original code and weights: Niantic, non-commercial (not used; written from the paper)",
+        parameters=14_329_236,
     ),
     ModelEntry(
         name="deeplabv3plus",
@@ -336,28 +351,31 @@ _ENTRIES = (
         default_loss="berhu",
         paper="Chen et al., Encoder-Decoder with Atrous Separable Convolution, ECCV 2018, arXiv 1802.02611",
         licence="segmentation-models-pytorch: MIT",
+        imagenet={"encoder_weights": "imagenet"},
     ),
     ModelEntry(
         name="fathom-general",
-        build=_lazy("embedded", "build_embedded", variant="general"),
+        build=_lazy("embedded", "build_embedded", head="inverse"),
         kind="affine_invariant_inverse_depth",
         tasks=("depth",),
         input_multiple=32,
-        input_law=InputLaw(height=256, width=320),
+        input_law=InputLaw(mean=(0.0,) * 3, std=(1.0,) * 3, height=256, width=320),
         default_loss="ssi_trimmed",
         paper="Fathom, the packaged model for any picture",
         licence="Apache-2.0",
+        imagenet={"encoder_weights": True},
     ),
     ModelEntry(
         name="fathom-indoor",
-        build=_lazy("embedded", "build_embedded", variant="indoor"),
+        build=_lazy("embedded", "build_embedded", head="log_depth"),
         kind="metric_depth",
         tasks=("depth",),
         input_multiple=32,
-        input_law=InputLaw(height=256, width=320),
+        input_law=InputLaw(mean=(0.0,) * 3, std=(1.0,) * 3, height=256, width=320),
         default_loss="silog",
         paper="Fathom, the packaged model for rooms",
         licence="Apache-2.0",
+        imagenet={"encoder_weights": True},
     ),
 )
 
@@ -445,7 +463,9 @@ def build(name: str, *, pretrained: str | None = None, **options: Any) -> "nn.Mo
     """
     row = entry(name)
     if pretrained == "imagenet":
-        return row.build(trunk_weights="imagenet", **options)
+        if row.imagenet is None:
+            raise ModelError(f"No package publishes an ImageNet trunk for '{name}'. Give a path, or leave it random.")
+        return row.build(**{**row.imagenet, **options})
     network = row.build(**options)
     if pretrained is not None:
         import_module("fathom.models.weights").load_weights(network, pretrained)

@@ -72,7 +72,9 @@ def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
         torch.Size([1, 1, 8, 8])
     """
     height, width = image.shape[-2:]
-    return functional.pad(image, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+    right = (width + multiple - 1) // multiple * multiple - width
+    bottom = (height + multiple - 1) // multiple * multiple - height
+    return functional.pad(image, (0, right, 0, bottom), mode="replicate")
 
 
 def crop_like(maps: Tensor, reference: Tensor) -> Tensor:
