@@ -88,6 +88,9 @@ def safe_log(values: Tensor) -> Tensor:
 
 
 def safe_sqrt(values: Tensor) -> Tensor:
-    """Square root with a zero gradient at 0 and below, where the true one is infinite; rounding can go below 0."""
-    above = values > torch.finfo(values.dtype).tiny
-    return torch.where(above, torch.sqrt(torch.where(above, values, 1.0)), 0.0)
+    """Square root with a zero gradient at 0 and below, where the true one is infinite; rounding can go below 0.
+
+    NaN stays NaN.
+    """
+    vanishes = values <= torch.finfo(values.dtype).tiny
+    return torch.where(vanishes, 0.0, torch.sqrt(torch.where(vanishes, 1.0, values)))

@@ -146,4 +146,6 @@ def bce_dice_loss(logits: Tensor, target: Tensor, valid_mask: Tensor | None = No
         >>> bce_dice_loss(torch.tensor([[50.0, -50.0]]), torch.tensor([[1.0, 0.0]])).item() < 1e-6
         True
     """
-    return bce_loss(logits, target, valid_mask) + dice_loss(torch.sigmoid(logits), target, valid_mask)
+    # Masked before the sigmoid, whose gradient would carry a masked NaN.
+    x, y, usable = masked_pair(logits, target, valid_mask)
+    return bce_loss(x, y, usable) + dice_loss(torch.sigmoid(x), y, usable)
