@@ -62,10 +62,12 @@ class ServedModel:
     Args:
         info: What clients are told about it.
         predictor: The loaded model.
+        shares_runs: Whether several pictures in one run of the network are faster than one after the other.
     """
 
     info: ModelInfo
     predictor: StagedPredictor
+    shares_runs: bool = True
 
 
 class DepthOptions(BaseModel):
@@ -130,6 +132,8 @@ class _Service:
             self.seconds_for_one += 0.2 * (seconds / size - self.seconds_for_one)
 
         def max_batch(item: Ready) -> int:
+            if not model.shares_runs:
+                return 1
             pixels = int(np.prod(item.prepared.array.shape[2:]))
             return min(self.settings.max_batch, _MAX_BATCH_PIXELS // pixels)
 

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import uvicorn
 
+from fathom.config import load_config, parse_config
 from fathom.errors import ConfigError
+from fathom.models.cards import embedded_names
 from fathom.predict import DEFAULT_MODEL, Predictor
 from fathom.serve.app import ServedModel, create_app
 from fathom.serve.gate import LOGGER, JsonFormatter, log
@@ -19,12 +21,36 @@ TOKEN_VARIABLE = "FATHOM_SERVE_TOKEN"
 """Environment variable of the bearer token; a command line could be read by every user of the machine."""
 
 
-def read_token(token_file: Path | None = None) -> str | None:
-    """Return the bearer token from a file, else from the environment; None where neither has one.
+def read_settings(
+    config: Path | None = None,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    token_file: Path | None = None,
+    allowed_hosts: tuple[str, ...] = (),
+) -> ServeSettings:
+    """Gather the settings: what is named here, else what the file says, else the defaults.
+
+    Args:
+        config: YAML or JSON file of `ServeSettings`.
+        host: Address to listen on.
+        port: Port to listen on.
+        token_file: File that holds the bearer token; default: the environment variable `TOKEN_VARIABLE`.
+        allowed_hosts: Names accepted in the Host header.
 
     Raises:
-        ConfigError: If the file cannot be read.
+        ConfigError: If a file cannot be read, or a value is wrong.
     """
+    base = load_config(config, ServeSettings) if config is not None else ServeSettings()
+    values = base.model_dump(mode="json", exclude={"token"})
+    values |= {"host": host} if host is not None else {}
+    values |= {"port": port} if port is not None else {}
+    values |= {"allowed_hosts": allowed_hosts} if allowed_hosts else {}
+    token = _read_token(token_file) or (base.token.get_secret_value() if base.token else None)
+    return parse_config(values | {"token": token}, ServeSettings, source="fathom serve")
+
+
+def _read_token(token_file: Path | None) -> str | None:
     if token_file is None:
         return os.environ.get(TOKEN_VARIABLE) or None
     try:
@@ -39,7 +65,7 @@ def load_served(
     """Load the models that a server holds.
 
     Args:
-        names: What `Predictor` takes as a model; none: the default one. The first answers when none is named.
+        names: What `Predictor` takes as a model; none: the embedded ones. The first answers when none is named.
         runtime: See `Predictor`.
         precision: See `Predictor`.
         num_threads: CPU threads for one network run.
@@ -48,7 +74,7 @@ def load_served(
         ModelError: If a model does not exist.
     """
     served: list[ServedModel] = []
-    for name in names or [DEFAULT_MODEL]:
+    for name in names or embedded_names() or [DEFAULT_MODEL]:
         predictor = Predictor(name, runtime=runtime, precision=precision, num_threads=num_threads)
         card = predictor.card
         info = ModelInfo(
@@ -62,7 +88,8 @@ def load_served(
             limits=list(card.limits),
             is_default=not served,
         )
-        served.append(ServedModel(info, predictor))
+        # Where batches do not pay, runs of one let the rest of each request overlap with the next run.
+        served.append(ServedModel(info, predictor, shares_runs=predictor._runtime.batches))
     return served
 
 
