@@ -260,9 +260,10 @@ class Depth:
             if mask.dtype != np.bool_:
                 raise ShapeError(f"`valid_mask` must be bool, True = use this pixel; got {mask.dtype}.")
             if mask.shape == values.shape and not usable[mask].all():
+                must = "finite" if signed else "finite and positive"
                 raise KindError(
-                    f"{int((mask & ~usable).sum())} valid pixels are not {'finite' if signed else 'finite and positive'}, as "
-                    f"{kind} must be. Leave them out of `valid_mask`."
+                    f"{int((mask & ~usable).sum())} valid pixels are not {must}, as {kind} must be. "
+                    "Leave them out of `valid_mask`."
                 )
         mask = _frozen_map(mask, np.bool_, "valid_mask", values.shape)
         if self.invalid_reason is None:

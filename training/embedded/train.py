@@ -277,8 +277,9 @@ def main() -> None:
         net.load_state_dict(state["net"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
-        schedule.load_state_dict(state["schedule"])
         step = state["step"]
+        for _ in range(step):  # the rate depends on the step alone, so a resumed run may be given other --steps
+            schedule.step()
     queue: Queue = Queue(4)
     threading.Thread(target=batches, args=(args, step, queue), daemon=True).start()
     begin, recent = time.time(), []
@@ -314,7 +315,6 @@ def main() -> None:
                 "net": net.state_dict(),
                 "average": average.state_dict(),
                 "optimiser": optimiser.state_dict(),
-                "schedule": schedule.state_dict(),
                 "step": step,
                 "args": {k: str(v) for k, v in vars(args).items()},
                 "scores": scores,
