@@ -77,14 +77,19 @@ def boundary_f1(pred: FloatArray, target: FloatArray, valid_mask: BoolArray) -> 
         Bochkovskii et al., "Depth Pro: Sharp Monocular Metric Depth in Less Than a Second", ICLR 2025, section 3.2.
     """
     usable = _check_map(pred, target, valid_mask)
-    pred_ratios = _neighbour_ratios(pred, usable)
-    target_ratios = _neighbour_ratios(target, usable)
     thresholds = np.linspace(*THRESHOLD_RANGE, NUM_THRESHOLDS)
     weights = thresholds / thresholds.sum()
+    # A pair below the lowest threshold in both maps is no edge at any; dropping those leaves a few per cent to compare.
+    ratio_pairs = []
+    for pred_ratio, target_ratio in zip(
+        _neighbour_ratios(pred, usable), _neighbour_ratios(target, usable), strict=True
+    ):
+        is_edge = (pred_ratio > thresholds[0]) | (target_ratio > thresholds[0])
+        ratio_pairs.append((pred_ratio[is_edge], target_ratio[is_edge]))
     precision = recall = f1 = 0.0
     for threshold, weight in zip(thresholds, weights, strict=True):
         p_sum = r_sum = 0.0
-        for pred_ratio, target_ratio in zip(pred_ratios, target_ratios, strict=True):
+        for pred_ratio, target_ratio in ratio_pairs:
             pred_edges, target_edges = pred_ratio > threshold, target_ratio > threshold
             num_matches = int(np.count_nonzero(pred_edges & target_edges))
             p_sum += num_matches / max(int(np.count_nonzero(pred_edges)), 1)
