@@ -1,7 +1,9 @@
 """The depth map that says what it is: what it accepts, what it refuses, and every conversion between kinds."""
 
+import copy
 import io
 import pickle
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, replace
 
 import numpy as np
@@ -47,7 +49,7 @@ class TestKinds:
 
     def test_kind_from_text(self) -> None:
         assert Depth(np.ones((1, 1)), "disparity").kind is DISPARITY  # type: ignore[arg-type]
-        with pytest.raises(ValueError, match="not a valid DepthKind"):
+        with pytest.raises(KindError, match="no DepthKind called 'depth'; there are metric_depth"):
             Depth(np.ones((1, 1)), "depth")  # type: ignore[arg-type]
 
 
@@ -74,11 +76,41 @@ class TestConstruction:
         assert depth.valid_mask.tolist() == [expected]
         assert set(depth.invalid_reason[~depth.valid_mask].tolist()) <= {InvalidReason.UNKNOWN}
 
-    @pytest.mark.parametrize("kind", set(DepthKind) - {AFFINE})
+    @pytest.mark.parametrize("kind", [k for k in DepthKind if k is not AFFINE])
     def test_a_valid_pixel_must_make_sense(self, kind: DepthKind) -> None:
         for value in (-1.0, np.nan, np.inf):
-            with pytest.raises(KindError, match="1 valid pixels are not finite and positive"):
+            with pytest.raises(KindError, match="must be finite and positive; 1 are not"):
                 Depth(np.array([[1.0, value]]), kind, np.array([[True, True]]))
+
+    def test_a_view_is_not_shared(self) -> None:
+        base = np.ones((2, 3), np.float32)
+        view = base[:]
+        view.setflags(write=False)
+        depth = Depth(view, METRIC)
+        base[:] = 5
+        assert depth.values.max() == 1
+
+    @pytest.mark.parametrize("clone", [copy.deepcopy, lambda d: pickle.loads(pickle.dumps(d))])
+    def test_clones_are_frozen_too(self, clone: Callable[[Depth], Depth]) -> None:
+        depth = clone(Depth(np.ones((2, 3)), METRIC, camera=STEREO))
+        assert depth == Depth(np.ones((2, 3)), METRIC, camera=STEREO)
+        assert not depth.values.flags.writeable
+        assert depth.camera is not None and not depth.camera.intrinsics.flags.writeable
+
+    def test_provenance_is_what_a_file_can_hold(self) -> None:
+        options = {"size": (2, 3)}
+        provenance = Provenance(preprocessing=options)
+        options["size"] = (9, 9)
+        assert provenance == Provenance.from_dict(provenance.to_dict())
+        assert provenance.preprocessing == {"size": [2, 3]}
+
+    def test_a_camera_without_skew(self) -> None:
+        with pytest.raises(ShapeError, match="no skew"):
+            Camera(np.array([[500.0, 1.0, 0], [0, 500, 0], [0, 0, 1]]), FocalSource.USER)
+
+    def test_another_baseline(self) -> None:
+        near = Depth(np.full((1, 1), 50.0), DISPARITY, camera=STEREO)
+        assert near.to_disparity(0.2).values.item() == pytest.approx(100.0)
 
     def test_wrong_shapes(self) -> None:
         ones = np.ones((2, 3))

@@ -5,9 +5,10 @@ Shape letters used everywhere in Fathom: B batch, C channels, H W picture, h w n
 
 import enum
 import io
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,18 @@ class InvalidReason(enum.IntEnum):
     BORDER = 3
 
 
+_Member = TypeVar("_Member", bound=enum.Enum)
+
+
+def _member(kind: type[_Member], value: Any) -> _Member:
+    """Return the member of an enumeration, or say which there are."""
+    try:
+        return kind(value)
+    except ValueError:
+        known = ", ".join(str(member.value) for member in kind)
+        raise KindError(f"There is no {kind.__name__} called {value!r}; there are {known}.") from None
+
+
 @dataclass(frozen=True, eq=False)
 class Camera:
     """A pinhole camera for one picture.
@@ -107,11 +120,19 @@ class Camera:
             raise ShapeError(f"Intrinsics must be a finite (3, 3) matrix in pixels; got shape {matrix.shape}.")
         if matrix[0, 0] <= 0 or matrix[1, 1] <= 0:
             raise ShapeError(f"Focal lengths must be positive pixels; got fx={matrix[0, 0]}, fy={matrix[1, 1]}.")
+        if matrix[0, 1] or matrix[1, 0] or matrix[2].tolist() != [0, 0, 1]:
+            raise ShapeError(
+                "Intrinsics must be [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]: no skew, last row 0 0 1; got "
+                f"{matrix.tolist()}. Rectify the picture, or drop the skew."
+            )
         if self.baseline_m is not None and not (np.isfinite(self.baseline_m) and self.baseline_m > 0):
             raise ShapeError(f"The baseline must be positive metres; got {self.baseline_m}.")
         matrix.setflags(write=False)
         object.__setattr__(self, "intrinsics", matrix)
-        object.__setattr__(self, "focal_source", FocalSource(self.focal_source))
+        object.__setattr__(self, "focal_source", _member(FocalSource, self.focal_source))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Camera, tuple(getattr(self, f.name) for f in fields(self))
 
     @classmethod
     def from_focal(cls, focal_px: float, *, height: int, width: int, source: FocalSource) -> Self:
@@ -176,6 +197,10 @@ class Provenance:
     licence: str = ""
     fathom_version: str = __version__
 
+    def __post_init__(self) -> None:
+        # What a file can hold is what comes back: tuples become lists now, and nothing is shared with the caller.
+        object.__setattr__(self, "preprocessing", json.loads(json.dumps(dict(self.preprocessing))))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return {f.name: getattr(self, f.name) for f in fields(self)} | {"preprocessing": dict(self.preprocessing)}
@@ -192,14 +217,15 @@ class Provenance:
 def _frozen_map(array: Any, dtype: Any, name: str, shape: tuple[int, ...] | None = None) -> Any:
     """Return a read-only array of the type and shape, sharing memory where that is safe.
 
-    An array that was already read-only is shared; a writable one is copied, so that the caller cannot change a result
-    that others hold.
+    An array that owns its memory and is read-only is shared; anything else is copied, so that the caller cannot change
+    a result that others hold, not even through the array that a view looks into.
     """
     array = np.asarray(array)
     if array.ndim != 2 or (shape is not None and array.shape != shape):
         expected = "(H, W)" if shape is None else str(shape)
         raise ShapeError(f"`{name}` must have shape {expected}; got {array.shape}.")
-    if not (array.dtype == dtype and not array.flags.writeable and array.flags.c_contiguous):
+    settled = array.flags.owndata and not array.flags.writeable and array.flags.c_contiguous
+    if not (settled and array.dtype == dtype):
         array = np.array(array, dtype=dtype, order="C")
         array.setflags(write=False)
     return array
@@ -245,7 +271,7 @@ class Depth:
     provenance: Provenance = field(default_factory=Provenance)
 
     def __post_init__(self) -> None:
-        kind = DepthKind(self.kind)
+        kind = _member(DepthKind, self.kind)
         object.__setattr__(self, "kind", kind)
         values = _frozen_map(self.values, np.float32, "values")
         if values.size == 0:
@@ -262,7 +288,7 @@ class Depth:
             if mask.shape == values.shape and not usable[mask].all():
                 must = "finite" if signed else "finite and positive"
                 raise KindError(
-                    f"{int((mask & ~usable).sum())} valid pixels are not {must}, as {kind} must be. "
+                    f"The valid pixels of {kind} must be {must}; {int((mask & ~usable).sum())} are not. "
                     "Leave them out of `valid_mask`."
                 )
         mask = _frozen_map(mask, np.bool_, "valid_mask", values.shape)
@@ -280,7 +306,10 @@ class Depth:
             raise ShapeError("`confidence` and `confidence_meaning` go together: give both, or neither.")
         if self.confidence is not None:
             object.__setattr__(self, "confidence", _frozen_map(self.confidence, np.float32, "confidence", values.shape))
-            object.__setattr__(self, "confidence_meaning", ConfidenceMeaning(str(self.confidence_meaning)))
+            object.__setattr__(self, "confidence_meaning", _member(ConfidenceMeaning, self.confidence_meaning))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Depth, tuple(getattr(self, f.name) for f in fields(self))
 
     # What it is
 
@@ -406,12 +435,12 @@ class Depth:
         Raises:
             KindError: If the scale, the focal length or the baseline is unknown.
         """
-        if self.kind is DepthKind.DISPARITY:
+        if self.kind is DepthKind.DISPARITY and baseline_m is None:
             return self
-        if baseline_m is not None and self.camera is not None:
-            return replace(self, camera=replace(self.camera, baseline_m=baseline_m)).to_disparity()
         inverse = self.to_inverse_depth()
-        constant = self._stereo_constant("Disparity")
+        if baseline_m is not None and self.camera is not None:
+            inverse = inverse.with_camera(replace(self.camera, baseline_m=baseline_m))
+        constant = inverse._stereo_constant("Disparity")
         return inverse._converted(DepthKind.DISPARITY, inverse.values.astype(np.float64) * constant)
 
     def calibrated(self, *, scale: float, shift: float = 0.0) -> "Depth":
