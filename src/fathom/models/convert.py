@@ -312,6 +312,16 @@ _DEPTH_ANYTHING = (
     ("depth_head.scratch.output_conv2.2.{}", "head.conv3.{}"),
 )
 _QKV = re.compile(r"pretrained\.blocks\.(\d+)\.attn\.qkv\.(weight|bias)")
+# Names that transformers 5 uses in memory; files keep the older ones.
+_IN_MEMORY = tuple(
+    (re.compile(rf"(backbone\.encoder\.layer\.\d+\.attention)\.{new}\."), rf"\1.{old}.")
+    for new, old in (
+        ("q_proj", "attention.query"),
+        ("k_proj", "attention.key"),
+        ("v_proj", "attention.value"),
+        ("o_proj", "output.dense"),
+    )
+)
 _SPLIT = re.compile(r"backbone\.encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(weight|bias)")
 
 
@@ -336,7 +346,7 @@ def depth_anything_to_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, T
         tensors: Tensors of ``depth_anything_*.pth``.
 
     Returns:
-        State dict of ``transformers.DepthAnythingForDepthEstimation``.
+        Tensors by the names of ``model.safetensors``, which ``from_pretrained`` reads.
 
     Raises:
         WeightsError: If a key is not of this layout.
@@ -364,7 +374,8 @@ def depth_anything_from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str,
     """Map transformers' Depth Anything to the names of the original release.
 
     Args:
-        tensors: State dict of ``transformers.DepthAnythingForDepthEstimation``.
+        tensors: Tensors of ``model.safetensors``, or the state dict of transformers' DepthAnythingForDepthEstimation,
+            whose names in memory differ since version 5.
 
     Returns:
         Tensors by original name.
@@ -382,6 +393,8 @@ def depth_anything_from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str,
     joint: dict[str, dict[str, Tensor]] = {}
     rest = {}
     for key, value in tensors.items():
+        for pattern, replacement in _IN_MEMORY:
+            key = pattern.sub(replacement, key)
         match = _SPLIT.fullmatch(key)
         if match:
             joint.setdefault(f"pretrained.blocks.{match[1]}.attn.qkv.{match[3]}", {})[match[2]] = value
