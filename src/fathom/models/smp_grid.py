@@ -16,10 +16,12 @@ resize   bilinear, then crop                            (B, 1, h, w)
 =======  =============================================  =========================
 
 H and W are multiples of the encoder's deepest stride, 32 for most and 16 for DeepLabV3+; of twice the patch size for
-DPT, whose coarsest map halves the patches; and of 128 for PAN, which pools the map at 1/16 three times more.
+DPT, whose coarsest map halves the patches; and of 128 for PAN, which pools the map at 1/16 three times more. FPN
+normalises groups of the deepest map and refuses a single picture of at most 32 x 32, where that map is one pixel.
 """
 
 import difflib
+import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -163,6 +165,8 @@ def build_grid(
     weights: str | bool | None = encoder_weights
     if encoder_name.startswith("tu-"):
         weights = True if encoder_weights is not None else None
+    else:
+        _check_options(smp.MODEL_ARCHITECTURES_MAPPING[architecture], decoder, options)
     if architecture == "dpt":
         # Position codes are resized to the picture, so that any size works.
         options = {"dynamic_img_size": True, **options}
@@ -178,6 +182,16 @@ def build_grid(
     if architecture == "dpt":
         _drop_unused(trunk)
     return GridNet(trunk, build_head(head, trunk.out_channels, **{"kernel_size": 3, **(head_options or {})}))
+
+
+def _check_options(model: type, decoder: str, options: Mapping[str, Any]) -> None:
+    """Refuse what the library would swallow: beside its own encoders it ignores options it does not know."""
+    known = [name for name in inspect.signature(model).parameters if name not in ("kwargs", "args")]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"Did you mean '{near[0]}'?" if near else f"Known: {', '.join(known)}."
+            raise ModelError(f"The decoder '{decoder}' has no option '{name}'. {hint}")
 
 
 def _drop_unused(trunk: GridTrunk) -> None:
