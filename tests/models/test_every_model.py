@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from model_helpers import SMALL, tensors_of
+from oracles_a import ORACLES, matches
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -234,3 +235,8 @@ def test_main_output_is_the_first() -> None:
     assert main_output(one) is one
     assert main_output({"depth": one, "depth_scale2": two}) is one
     assert main_output((one, two)) is one
+
+
+@pytest.mark.parametrize(("name", "expected", "compute"), ORACLES, ids=[row[0] for row in ORACLES])
+def test_oracle(name: str, expected: Any, compute: Any) -> None:
+    assert matches(expected, compute())
