@@ -3,11 +3,13 @@
 import io
 import itertools
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -396,3 +398,19 @@ def _openvino_precision(precision: str, device: str) -> Precision:
     from fathom.runtime.openvino import native_bf16
 
     return "bf16" if precision == "bf16" or (precision == "auto" and native_bf16(device)) else "fp32"
+
+
+class _CallableModule(ModuleType):
+    """Lets ``fathom.predict(image)`` work in every order of imports.
+
+    The public function has the name of this module, and importing a module binds its name in the package: after
+    ``from fathom.predict import Predictor`` the name ``fathom.predict`` means the module, which therefore is callable.
+    """
+
+    def __call__(
+        self, image: Any, *, model: str | Path = DEFAULT_MODEL, camera: Camera | None = None, **options: Any
+    ) -> Depth:
+        return predict(image, model=model, camera=camera, **options)
+
+
+sys.modules[__name__].__class__ = _CallableModule
