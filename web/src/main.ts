@@ -300,6 +300,8 @@ function wireControls(): void {
   });
   onTabs(["tab-map", "tab-space"], (tab) => {
     element("space-options", HTMLElement).hidden = tab !== "tab-space";
+    element("left-label", HTMLElement).hidden = tab === "tab-space";
+    element("right-label", HTMLElement).textContent = tab === "tab-space" ? "Model" : "Right";
     readout.hidden = tab === "tab-space";
     if (tab === "tab-space") void drawSpace();
   });

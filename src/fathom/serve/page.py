@@ -1,6 +1,5 @@
 """The web page: built files where the package has them, else a page that says what is missing."""
 
-import json
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -9,12 +8,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from fathom.viz import COLORMAPS, DEFAULT_COLORMAP, colormap_table
-
-WEB_FOLDER = Path(__file__).parent / "web"
-"""Where the package's build step puts the page."""
-
-COLORMAPS_FILE = "colormaps.json"
+from fathom.export.web import COLORMAPS_FILE, WEB_FOLDER, colormaps_json
 
 _MISSING_PAGE = """<!doctype html>
 <html lang="en">
@@ -34,17 +28,6 @@ The interface is described at <a href="openapi.json">openapi.json</a>.</p>
 def is_built(folder: Path = WEB_FOLDER) -> bool:
     """Return whether the page was built."""
     return (folder / "index.html").is_file()
-
-
-def colormaps_json() -> str:
-    """Return the colour maps for the page: names and hexadecimal colours from far to near.
-
-    Example:
-        >>> json.loads(colormaps_json())["maps"]["gray"][:12]
-        '000000010101'
-    """
-    maps = {name: colormap_table(name).tobytes().hex() for name in COLORMAPS}
-    return json.dumps({"default": DEFAULT_COLORMAP, "maps": maps})
 
 
 class _Built(StaticFiles):

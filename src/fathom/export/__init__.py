@@ -1,0 +1,1 @@
+"""A model leaves Fathom for another runtime, and gives the same numbers there."""
