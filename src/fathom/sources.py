@@ -132,7 +132,8 @@ def _pictures_in(folder: str, recursive: bool, hidden: str | None) -> list[str]:
             for name in sorted(files)
             if not name.startswith((".", TEMPORARY_PREFIX)) and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
         )
-    return paths
+    # A pipe or a device in a folder would block for ever; a link that leads nowhere stays, and its reading fails.
+    return [path for path in paths if os.path.isfile(path) or not os.path.exists(path)]
 
 
 def _fixed_part(pattern: str) -> str:
@@ -147,7 +148,11 @@ def _fixed_part(pattern: str) -> str:
 
 def _address_name(address: str) -> tuple[str, str]:
     """Return a safe file stem and suffix for an address; nothing in it can name another folder."""
-    last = unquote(urlsplit(address).path).replace("\\", "/").rstrip("/").rpartition("/")[2]
+    try:
+        path = urlsplit(address).path
+    except ValueError:  # not an address after all; fetching it tells
+        path = ""
+    last = unquote(path).replace("\\", "/").rstrip("/").rpartition("/")[2]
     stem, suffix = os.path.splitext(last)
     stem = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in stem).strip(" .")
     return (stem or "download")[:100], suffix[1:]
@@ -199,7 +204,8 @@ def name_outputs(sources: Sequence[Source], folder: Path, suffixes: Sequence[str
     root = os.path.realpath(folder)
     chosen = []
     for name, source in zip(names, sources, strict=True):
-        with_suffix = [f"{name}_{source.suffix.lower()}"] if source.suffix else []
+        ending = f"_{source.suffix.lower()}"
+        with_suffix = [name + ending] if source.suffix and not name.endswith(ending) else []
         for candidate in itertools.chain([name], with_suffix, (f"{name}_{number}" for number in itertools.count(2))):
             made = {os.path.join(root, candidate + suffix).casefold() for suffix in suffixes}
             if not made & taken:
@@ -252,8 +258,8 @@ def fetch(address: str) -> bytes:
     ):
         opener.add_handler(handler())
     deadline = time.monotonic() + MAX_FETCH_SECONDS
-    request = urllib.request.Request(address, headers={"User-Agent": "fathom-depth", "Accept": "image/*"})
     try:
+        request = urllib.request.Request(address, headers={"User-Agent": "fathom-depth", "Accept": "image/*"})
         with opener.open(request, timeout=_SOCKET_SECONDS) as answer:
             stated = answer.headers.get("Content-Length", "")
             if stated.isdigit() and int(stated) > MAX_FETCHED_BYTES:

@@ -13,6 +13,7 @@ import typer
 
 from fathom.batch import Outcome
 from fathom.cli.main import INTERRUPTED
+from fathom.io import FathomWarning
 
 SECONDS_BETWEEN_LINES = 2.0
 
@@ -77,13 +78,13 @@ def _shown(path: str) -> str:
 
 @contextmanager
 def _warnings_to(progress: _Progress) -> Iterator[None]:
-    """Show warnings as one line each, every one, and not where in the code they arose."""
+    """Show warnings as one line each, ours every time, and not where in the code they arose."""
 
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
         progress.say(f"Warning: {message}")
 
     with warnings.catch_warnings():
-        warnings.simplefilter("always")
+        warnings.simplefilter("always", FathomWarning)
         warnings.showwarning = show
         yield
 
