@@ -113,14 +113,14 @@ class EmbeddedNet(nn.Module):
         nn.init.constant_(cast(Tensor, self.head.bias), 1.0 if head == "log_depth" else 0.4)
         self.log_depth = head == "log_depth"
 
-    def features(self, image: Tensor) -> Tensor:
-        """Map a picture (B, 3, h, w) in [0, 1] to the raw output at half size, (B, 1, h/2, w/2)."""
+    def decode(self, image: Tensor) -> Tensor:
+        """Map a picture (B, 3, h, w) in [0, 1] to the features under the head, (B, widths[4], h/2, w/2)."""
         stages = self.encoder((image - 0.5) * 2.0)
         deep = self.lateral(stages[4]) + self.context(stages[4])
         deep = self.fuse4(deep, stages[3])
         deep = self.fuse3(deep, stages[2])
         deep = self.fuse2(deep, stages[1])
-        return cast(Tensor, self.head(self.fuse1(deep, stages[0])))
+        return cast(Tensor, self.fuse1(deep, stages[0]))
 
     def forward(self, image: Tensor) -> Tensor:
         """Map a picture (B, 3, h, w), RGB in [0, 1], h and w multiples of 32, to (B, 1, h, w).
@@ -128,7 +128,9 @@ class EmbeddedNet(nn.Module):
         Returns:
             Affine-invariant inverse depth, or depth [m], as the head was chosen.
         """
-        raw = F.interpolate(self.features(image).float(), scale_factor=2.0, mode="bilinear", align_corners=False)
+        raw = F.interpolate(
+            self.head(self.decode(image)).float(), scale_factor=2.0, mode="bilinear", align_corners=False
+        )
         return raw.exp() if self.log_depth else raw
 
 
