@@ -87,7 +87,7 @@ def test_stage_shapes(
     size: tuple[int, int], stages: list[tuple[int, int]], output: tuple[int, int], pad_mode: str
 ) -> None:
     with torch.device("meta"):
-        network = build_fcrn(width=4, pad_mode=pad_mode).eval()
+        network = build_fcrn(width=4, blocks=(1, 1, 1, 1), pad_mode=pad_mode).eval()
         image = torch.empty(1, 3, *size)
     assert [tuple(maps.shape[2:]) for maps in network.trunk(image)] == stages
     maps = network.trunk(image)[-1]
@@ -101,7 +101,7 @@ def test_stage_shapes(
 @pytest.mark.parametrize("decoder", COUNTS)
 def test_shape_law(decoder: str) -> None:
     with torch.device("meta"):
-        network = build_fcrn(width=4, decoder=decoder).eval()
+        network = build_fcrn(width=4, blocks=(1, 1, 1, 1), decoder=decoder).eval()
         for height, width in [(1, 1), (31, 33), (32, 64), (65, 250), (227, 305)]:
             expected = (16 * -(-height // 32), 16 * -(-width // 32))
             assert tuple(network(torch.empty(1, 3, height, width)).shape[2:]) == expected

@@ -318,6 +318,7 @@ def depth_anything_config() -> object:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_depth_anything_both_ways_on_a_tiny_model(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
