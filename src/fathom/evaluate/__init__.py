@@ -8,7 +8,8 @@ from fathom.evaluate.explain import Explanation, Share, explain
 from fathom.evaluate.loop import RANGE_EDGES, Predict, evaluate, evaluate_protocols, predict_for
 from fathom.evaluate.pictures import contact_sheet, plot_report, report_html, write_report
 from fathom.evaluate.records import ImageRecord, Report, SkippedImage
-from fathom.evaluate.sources import SavedPredictions, describe_data, open_source
+from fathom.evaluate.runs import Run, evaluate_all
+from fathom.evaluate.sources import SavedPredictions, describe_data, open_source, parse_options
 from fathom.evaluate.statistics import Interval, PairedDifference, bootstrap_intervals, compare_reports
 from fathom.evaluate.tables import models_markdown, protocols_markdown, report_markdown
 
@@ -20,6 +21,7 @@ __all__ = [
     "PairedDifference",
     "Predict",
     "Report",
+    "Run",
     "SavedPredictions",
     "Share",
     "SkippedImage",
@@ -28,10 +30,12 @@ __all__ = [
     "contact_sheet",
     "describe_data",
     "evaluate",
+    "evaluate_all",
     "evaluate_protocols",
     "explain",
     "models_markdown",
     "open_source",
+    "parse_options",
     "plot_report",
     "predict_for",
     "protocols_markdown",

@@ -147,15 +147,17 @@ def evaluate_protocols(
                     return _score(tallies, sample, index, dict.fromkeys(map(_pass_of, protocols), depth))
 
                 for index, read in _readers(samples):
+                    if all(tally.error for tally in tallies):
+                        break
                     pending.append(pool.submit(read_and_score, index, read))
                     collect(2 * workers)
             else:
                 for index, sample in _read_ahead(samples, pool):
+                    if all(tally.error for tally in tallies):
+                        break
                     depths = _predict_passes(predict, sample, index, [t for t in tallies if t.error is None])
                     pending.append(pool.submit(_score, tallies, sample, index, depths))
                     collect(2 * workers)
-                    if all(tally.error for tally in tallies):
-                        break
             collect(0)
         except BaseException:
             # What is queued is of no use any more; waiting for it would only delay the message.

@@ -1,9 +1,11 @@
 """Where samples and predictions come from: datasets by one short text, and folders of maps that any tool saved."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from fathom.config import nearest_name
 from fathom.data import DATASETS, open_dataset
@@ -148,3 +150,22 @@ def open_source(described: Mapping[str, Any]) -> DepthDataset:
         InputError: If the files are not there.
     """
     return open_dataset(described["reader"], described["path"], described["split"], **described["options"])
+
+
+def parse_options(changes: Iterable[str]) -> dict[str, Any]:
+    """Read reader options written as ``key=value``; values are YAML.
+
+    Raises:
+        ConfigError: If one is not of that form.
+
+    Example:
+        >>> parse_options(["depth=raw", "mask_border=true"])
+        {'depth': 'raw', 'mask_border': True}
+    """
+    options = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not (key and equals):
+            raise ConfigError(f"An option is written key=value; got '{change}'.")
+        options[key] = yaml.safe_load(text)
+    return options
