@@ -16,7 +16,7 @@ def make_model(
     folder: Path,
     *,
     name: str = "tiny",
-    kind: DepthKind = DepthKind.METRIC_DEPTH,
+    kind: str = DepthKind.METRIC_DEPTH,
     role: str = "onnx",
     bias: float = 2.0,
     spec: InputSpec | None = None,
@@ -53,7 +53,7 @@ def make_model(
     onnx.save(model, path)
     card = ModelCard(
         name=name,
-        kind=kind,
+        kind=DepthKind(kind),
         input=spec or InputSpec(law="area", area=AREA, multiple=MULTIPLE),
         output=OutputSpec(),
         files={role: FileEntry(name=path.name, sha256=file_sha256(path), bytes=path.stat().st_size)},
