@@ -1,0 +1,188 @@
+"""Scores of a validation: per picture, gathered from all processes, averaged in the order of the dataset."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fathom.errors import ConfigError, EmptyMaskError, KindError
+from fathom.metrics import score_confusion
+from fathom.metrics.batched import confusion_matrix, score_depth, score_normals
+from fathom.metrics.scoring import check_kind, score_image
+from fathom.protocol import Protocol
+from fathom.train.config import Recipe, Task
+from fathom.train.objective import Objective, Output, convert_depth, named_outputs, output_for, target_of
+from fathom.types import Depth, DepthKind
+
+_SMALLEST = 1e-3
+"""Predictions of depth are scored as at least this [m]; relative errors and logarithms need a positive number."""
+
+
+@dataclass
+class Tally:
+    """Scores so far.
+
+    Args:
+        rows: Scores of each picture by name.
+        confusion: Counts by true and predicted class, for each task with classes.
+        skipped: Pictures without a pixel to score.
+    """
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    confusion: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    skipped: int = 0
+
+    def merge(self, others: Sequence["Tally"]) -> "Tally":
+        """Return this tally joined with those of other processes, in the order of the pictures."""
+        everyone = [self, *others]
+        # Processes took every n-th picture, so taking turns restores the order, and with it the rounding of the mean.
+        rows = [
+            tally.rows[turn]
+            for turn in range(max((len(tally.rows) for tally in everyone), default=0))
+            for tally in everyone
+            if turn < len(tally.rows)
+        ]
+        confusion: dict[str, npt.NDArray[np.int64]] = {}
+        for tally in everyone:
+            for name, counts in tally.confusion.items():
+                confusion[name] = confusion.get(name, np.zeros_like(counts)) + counts
+        return Tally(rows, confusion, sum(tally.skipped for tally in everyone))
+
+    def scores(self) -> dict[str, float]:
+        """Return means over the pictures, and the scores of the counts; empty where nothing was scored."""
+        found: dict[str, float] = {}
+        for name in dict.fromkeys(name for row in self.rows for name in row):
+            values = [row[name] for row in self.rows if name in row]
+            found[name] = float(np.mean(values))
+        for counts in self.confusion.values():
+            try:
+                found |= score_confusion(counts)
+            except EmptyMaskError:
+                self.skipped += 1
+        return found
+
+
+class Scorer:
+    """Scores batches of a validation.
+
+    Args:
+        recipe: The recipe.
+        objective: Brings outputs and targets together.
+        protocol: Scores depth at full size; None: all valid pixels at network input size.
+
+    Raises:
+        KindError: If depth without a known scale is to be scored without a protocol that fits one.
+    """
+
+    def __init__(self, recipe: Recipe, objective: Objective, protocol: Protocol | None) -> None:
+        self.recipe, self.objective, self.protocol = recipe, objective, protocol
+        if "depth" in recipe.tasks:
+            if protocol is not None:
+                check_kind(objective.kind, protocol)
+            elif objective.kind in (DepthKind.SCALE_INVARIANT_DEPTH, DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH):
+                raise KindError(
+                    f"The network gives {objective.kind.value}, which has no known scale. Name a protocol that fits "
+                    "one as `validation.protocol`, for instance zero-shot-midas."
+                )
+
+    def add(self, tally: Tally, output: Output, batch: Mapping[str, Any]) -> None:
+        """Score one batch into a tally."""
+        outputs = named_outputs(output)
+        num_tasks = len(self.recipe.tasks)
+        rows: list[dict[str, float]] = [{} for _ in batch["id"]]
+        for task in self.recipe.tasks:
+            pred = output_for(outputs, task, None, num_tasks)
+            if task == "depth":
+                tally.skipped += self._depth(pred, batch, rows)
+            elif task == "normals":
+                self._normals(pred, batch, rows)
+            else:
+                counts = self._classes(task, pred, batch)
+                tally.confusion[task] = tally.confusion.get(task, np.zeros_like(counts)) + counts
+        tally.rows += [row for row in rows if row]
+
+    def _depth(self, pred: Tensor, batch: Mapping[str, Any], rows: list[dict[str, float]]) -> int:
+        if self.protocol is not None:
+            return self._by_protocol(pred, batch, rows)
+        target, mask = batch["target"], batch["valid_mask"]
+        source = self.objective.truth_kind
+        assert source is not None, "checked when the objective was built"
+        kind = self.objective.kind
+        pred = _enlarged(pred, self.objective, target)
+        if kind is DepthKind.INVERSE_DEPTH and source is DepthKind.METRIC_DEPTH:
+            values = 1.0 / pred.clamp(min=1 / 1e4)
+        else:
+            target = convert_depth(target, mask, source, kind, batch)
+            values = pred
+        scores = score_depth(values[:, 0].clamp(min=_SMALLEST), target, mask)
+        skipped = 0
+        for index, row in enumerate(rows):
+            if bool(mask[index].any()):
+                row |= {name: float(value[index]) for name, value in scores.items()}
+            else:
+                skipped += 1
+        return skipped
+
+    def _by_protocol(self, pred: Tensor, batch: Mapping[str, Any], rows: list[dict[str, float]]) -> int:
+        assert self.protocol is not None, "called only with one"
+        skipped = 0
+        for values, sample, row in zip(pred[:, 0].cpu().numpy(), batch["samples"], rows, strict=True):
+            kind = self.objective.kind
+            positive = kind is not DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH
+            depth = Depth(np.maximum(values, _SMALLEST) if positive else values, kind)
+            try:
+                row |= score_image(depth, sample, self.protocol).scores
+            except EmptyMaskError:
+                skipped += 1
+        return skipped
+
+    def _normals(self, pred: Tensor, batch: Mapping[str, Any], rows: list[dict[str, float]]) -> None:
+        target, mask = target_of("normals", batch)
+        pred = _enlarged(pred, self.objective, target)
+        scores = score_normals(pred.movedim(1, -1), target.movedim(1, -1), mask[:, 0])
+        for index, row in enumerate(rows):
+            if bool(mask[index].any()):
+                row |= {name: float(value[index]) for name, value in scores.items()}
+
+    def _classes(self, task: Task, pred: Tensor, batch: Mapping[str, Any]) -> npt.NDArray[np.int64]:
+        target, mask = target_of(task, batch)
+        pred = _enlarged(pred, self.objective, target)
+        if task == "segmentation":
+            chosen, truth, num_classes = (pred[:, 0] > 0).long(), (target[:, 0] == 1).long(), 2
+        else:
+            chosen, truth, num_classes = pred.argmax(dim=1), target[:, 0], pred.shape[1]
+            if int(truth.max()) >= num_classes:
+                raise ConfigError(
+                    f"The data has class {int(truth.max())}, and the network only {num_classes} classes, counted from "
+                    "0. Set `num_classes` of the head, or `data.label_offset`."
+                )
+        counts = confusion_matrix(chosen, truth.clamp(min=0), mask[:, 0], num_classes=num_classes)
+        summed: npt.NDArray[np.int64] = counts.sum(dim=0).cpu().numpy().astype(np.int64)
+        return summed
+
+
+def _enlarged(pred: Tensor, objective: Objective, target: Tensor) -> Tensor:
+    """Bring a prediction to the size of its target; for unpadded networks its middle stays where it is."""
+    size = target.shape[-2:]
+    if pred.shape[-2:] == size:
+        return pred
+    if objective.supervise == "centre":
+        rows, columns = size[0] - pred.shape[-2], size[1] - pred.shape[-1]
+        top, left = rows // 2, columns // 2
+        return functional.pad(pred, (left, columns - left, top, rows - top), mode="replicate")
+    return functional.interpolate(pred, size=size, mode="bilinear", align_corners=False)
+
+
+def gather(tally: Tally) -> Tally:
+    """Return the tally of all processes, the same on each."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return tally
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, tally)
+    first: Tally = everyone[0]
+    return first.merge(everyone[1:])
