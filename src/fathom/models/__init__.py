@@ -273,7 +273,7 @@ _ENTRIES = (
     ModelEntry(
         name="dispnet-s",
         build=_lazy("dispnet", "build_dispnet_s"),
-        kind="inverse_depth",
+        kind="affine_invariant_inverse_depth",  # Trained from video its scale is unknown, so 1/m would be a claim.
         tasks=("depth",),
         input_multiple=128,
         input_law=InputLaw(mean=(0.5,) * 3, std=(0.5,) * 3, height=128, width=416),
@@ -296,7 +296,7 @@ _ENTRIES = (
     ModelEntry(
         name="monodepth-vgg",
         build=_lazy("monodepth", "build_monodepth_vgg"),
-        kind="disparity",
+        kind="affine_invariant_inverse_depth",  # A fraction of the width, not pixels.
         tasks=("depth",),
         input_multiple=128,
         input_law=InputLaw(mean=(0.0,) * 3, std=(1.0,) * 3, height=256, width=512),
@@ -308,7 +308,7 @@ _ENTRIES = (
     ModelEntry(
         name="monodepth-resnet50",
         build=_lazy("monodepth", "build_monodepth_resnet50"),
-        kind="disparity",
+        kind="affine_invariant_inverse_depth",  # As monodepth-vgg.
         tasks=("depth",),
         input_multiple=64,
         input_law=InputLaw(mean=(0.0,) * 3, std=(1.0,) * 3, height=256, width=512),
