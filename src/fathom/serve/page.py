@@ -4,7 +4,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
@@ -30,28 +30,40 @@ def is_built(folder: Path = WEB_FOLDER) -> bool:
     return (folder / "index.html").is_file()
 
 
-class _Built(StaticFiles):
-    """Static files whose hashed names may be kept for ever, the page itself not at all."""
+class _Assets(StaticFiles):
+    """Files whose names hold a hash of their content: a browser may keep them for ever."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        kept = Path(path).as_posix().startswith("assets/") and response.status_code == 200
-        response.headers["Cache-Control"] = "public, max-age=31536000, immutable" if kept else "no-cache"
+        if response.status_code == 200:
+            response.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         return response
 
 
 def add_page(app: FastAPI, folder: Path = WEB_FOLDER) -> None:
-    """Serve the page at `/`; call it last, because it takes every path that is left."""
+    """Serve the page at `/` and its files; no other path is taken, so that unknown ones and wrong methods say so."""
+    fresh = {"Cache-Control": "no-cache"}
 
     async def send_colormaps(request: Request) -> Response:
-        return Response(colormaps_json(), media_type="application/json", headers={"Cache-Control": "no-cache"})
+        return Response(colormaps_json(), media_type="application/json", headers=fresh)
 
     app.add_route(f"/{COLORMAPS_FILE}", send_colormaps, include_in_schema=False)
-    if is_built(folder):
-        app.mount("/", _Built(directory=folder, html=True))
+    if not is_built(folder):
+
+        async def send_missing(request: Request) -> Response:
+            return HTMLResponse(_MISSING_PAGE)
+
+        app.add_route("/", send_missing, include_in_schema=False)
         return
 
-    async def send_missing(request: Request) -> Response:
-        return HTMLResponse(_MISSING_PAGE)
+    for path in folder.iterdir():
+        if path.is_file() and not path.name.startswith("."):
+            _add_file(app, "/" if path.name == "index.html" else f"/{path.name}", path, fresh)
+    app.mount("/assets", _Assets(directory=folder / "assets"))
 
-    app.add_route("/", send_missing, include_in_schema=False)
+
+def _add_file(app: FastAPI, address: str, path: Path, headers: dict[str, str]) -> None:
+    async def send_file(request: Request) -> Response:
+        return FileResponse(path, headers=headers)
+
+    app.add_route(address, send_file, include_in_schema=False)
