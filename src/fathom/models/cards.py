@@ -21,7 +21,24 @@ WEIGHTS_FOLDER = Path(__file__).resolve().parents[1] / "weights"
 CARD_FILE = "card.json"
 
 Triple = tuple[float, float, float]
-FileRole = Literal["onnx", "onnx_int8", "safetensors"]
+FileRole = Literal[
+    "onnx",
+    "onnx_int8",
+    "safetensors",
+    "openvino",
+    "openvino_bin",
+    "coreml",
+    "litert",
+    "savedmodel",
+    "executorch",
+    "ncnn",
+    "ncnn_bin",
+    "torch_export",
+]
+"""What a file beside a card is; ``*_bin`` holds the weights of a graph in two files, coreml and savedmodel are folders."""
+
+_FILE_SUFFIXES = (".onnx", ".safetensors", ".xml", ".tflite", ".pte", ".param", ".pt2")
+"""Files that name a model whose card lies beside them."""
 
 
 class InputSpec(StrictConfig):
@@ -41,6 +58,8 @@ class InputSpec(StrictConfig):
     """Input height and width are multiples of this [px]."""
     interpolation: Literal["area", "bilinear", "bicubic"] = "area"
     """How the picture is resized."""
+    in_graph: bool = False
+    """Whether the file does all of this itself: it takes the picture, uint8 (B, H, W, 3), and gives depth (B, H, W)."""
     mirror_border: bool = False
     """Mirror a border of 3 * sqrt(side / 2) px around the picture first, and cut it from the result (ZoeDepth)."""
     mean: Triple = (0.0, 0.0, 0.0)
@@ -59,7 +78,13 @@ class InputSpec(StrictConfig):
         return self
 
     def resized(self, height: int, width: int) -> "InputSpec":
-        """Return the same law at another input size [px]."""
+        """Return the same law at another input size [px].
+
+        Raises:
+            ModelError: If the size is part of the file.
+        """
+        if self.in_graph:
+            raise ModelError("The input size is part of this file; export the model again with the size you want.")
         if self.law == "area":
             return self.model_copy(update={"area": (height, width)})
         law = "keep_aspect" if self.law == "native" else self.law
@@ -123,6 +148,25 @@ class Score(StrictConfig):
     """Metric name to value."""
 
 
+class ExportRecord(StrictConfig):
+    """How an exported file was made, and how well it repeats its source."""
+
+    format: str
+    """Name of the format, as `fathom export` takes it."""
+    precision: str
+    """How weights, and for int8 activations too, are stored."""
+    dynamic: bool
+    """Whether batch, height and width of the network's input are free."""
+    source: str
+    """The model that was exported."""
+    source_sha256: str = ""
+    """Hash of its weights."""
+    tools: dict[str, str] = Field(default_factory=dict)
+    """Packages that made the file, with their versions."""
+    parity: dict[str, float] = Field(default_factory=dict)
+    """Largest and mean relative difference, AbsRel and delta1 against the source."""
+
+
 class ModelCard(StrictConfig):
     """Everything that must travel with the weights of a model."""
 
@@ -154,6 +198,8 @@ class ModelCard(StrictConfig):
     """Measured values."""
     limits: tuple[str, ...] = ()
     """Known failures, one sentence each."""
+    export: ExportRecord | None = None
+    """How the files were made, for an exported model."""
 
     @model_validator(mode="after")
     def _metric_range(self) -> "ModelCard":
@@ -185,10 +231,10 @@ class ModelFiles:
             raise ModelError(f"{self.card.name} has no {role} file; its card names: {have}.")
         entry = self.card.files[role]
         path = self.folder / entry.name
-        if not path.is_file():
+        if not path.exists():
             raise ModelError(f"{self.card.name} needs {path}, which is missing. Copy it beside its card.")
-        size = path.stat().st_size
-        if size != entry.bytes or file_sha256(path) != entry.sha256:
+        size, sha256 = content_size(path), content_sha256(path)
+        if size != entry.bytes or sha256 != entry.sha256:
             raise ModelError(
                 f"{path} is not the file its card describes (expected {entry.bytes} bytes with sha256 "
                 f"{entry.sha256[:12]}..., got {size} bytes). Copy or install it again."
@@ -206,6 +252,26 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def content_size(path: Path) -> int:
+    """Return the size of a file, or of all files of a folder [bytes]."""
+    return (
+        sum(item.stat().st_size for item in path.rglob("*") if item.is_file()) if path.is_dir() else path.stat().st_size
+    )
+
+
+def content_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; for a folder, that of its sorted list of names and hashes."""
+    if not path.is_dir():
+        return file_sha256(path)
+    names = sorted(item.relative_to(path).as_posix() for item in path.rglob("*") if item.is_file())
+    return hashlib.sha256("".join(f"{name} {file_sha256(path / name)}\n" for name in names).encode()).hexdigest()
+
+
+def describe_file(path: Path) -> FileEntry:
+    """Measure a file or folder for a card."""
+    return FileEntry(name=path.name, sha256=content_sha256(path), bytes=content_size(path))
+
+
 def list_cards() -> list[ModelCard]:
     """List the cards of the embedded models, by name.
 
@@ -213,12 +279,12 @@ def list_cards() -> list[ModelCard]:
         >>> all(card.name.startswith("fathom-") for card in list_cards())
         True
     """
-    return [_embedded_card(path.name.removesuffix(".json")) for path in sorted(WEIGHTS_FOLDER.glob("*.json"))]
+    return [_packaged_card(path) for path in sorted(WEIGHTS_FOLDER.glob("*.json"))]
 
 
 @cache
-def _embedded_card(name: str) -> ModelCard:
-    return load_config(WEIGHTS_FOLDER / f"{name}.json", ModelCard)
+def _packaged_card(path: Path) -> ModelCard:
+    return load_config(path, ModelCard)
 
 
 def embedded_names() -> list[str]:
@@ -230,8 +296,8 @@ def find_model(model: str | Path) -> ModelFiles:
     """Find a model in Fathom's own format.
 
     Args:
-        model: Name of an embedded model; a folder with ``card.json``; a card; or an ``.onnx`` or ``.safetensors`` file
-            whose card lies beside it (``NAME.json`` or ``card.json``).
+        model: Name of an embedded model; a folder with ``card.json``; a card; or a file (``.onnx``, ``.safetensors``,
+            ``.xml`` and the other exports) whose card lies beside it (``NAME.json`` or ``card.json``).
 
     Returns:
         Card and folder; the files themselves are checked when they are asked for.
@@ -242,7 +308,7 @@ def find_model(model: str | Path) -> ModelFiles:
     """
     text = str(model)
     if text in embedded_names():
-        return ModelFiles(_embedded_card(text), WEIGHTS_FOLDER)
+        return ModelFiles(_packaged_card(WEIGHTS_FOLDER / f"{text}.json"), WEIGHTS_FOLDER)
     path = Path(model)
     if path.is_dir():
         card = path / CARD_FILE
@@ -254,7 +320,7 @@ def find_model(model: str | Path) -> ModelFiles:
         return ModelFiles(load_config(card, ModelCard), path)
     if path.suffix == ".json" and path.is_file():
         return ModelFiles(load_config(path, ModelCard), path.parent)
-    if path.suffix in (".onnx", ".safetensors") and path.is_file():
+    if path.suffix in _FILE_SUFFIXES and path.is_file():
         return _beside(path)
     if path.suffix or "/" in text or "\\" in text:
         raise ModelError(f"No model at {text}. Give a folder with {CARD_FILE}, an .onnx file, or hf:OWNER/NAME.")
@@ -272,7 +338,8 @@ def _beside(path: Path) -> ModelFiles:
             named = [role for role, entry in card.files.items() if entry.name == path.name]
             if not named:
                 raise ModelError(f"{candidate} does not name {path.name}. Its card must list the file with its sha256.")
-            kept = {role: card.files[role] for role in named}
+            # A graph in two files needs its weights, too.
+            kept = {role: item for role, item in card.files.items() if role.removesuffix("_bin") in named}
             return ModelFiles(card.model_copy(update={"files": kept}), path.parent)
     raise ModelError(
         f"{path} has no card, so nothing says what its numbers are. Put {CARD_FILE} beside it (docs/model_cards.md)."
