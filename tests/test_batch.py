@@ -136,9 +136,12 @@ def test_reading_and_writing_overlap_the_network(predictor, tmp_path, monkeypatc
 
     class Watched:
         batches = False
-        prepare, infer, finish = watched(predictor.prepare), watched(predictor.infer), watched(predictor.finish)
+        prepare = staticmethod(watched(predictor.prepare))
+        infer = staticmethod(watched(predictor.infer))
+        finish = staticmethod(watched(predictor.finish))
 
-    list(predict_files(plan_outputs([tmp_path / "in"], tmp_path / "out", "npy"), Watched))
+    outcomes = list(predict_files(plan_outputs([tmp_path / "in"], tmp_path / "out", "npy"), Watched))
+    assert [outcome.error for outcome in outcomes] == [None] * 12
     assert any({"prepare", "infer"} <= stages for stages in together)
     assert any({"infer", "finish"} <= stages for stages in together)
 
