@@ -303,6 +303,7 @@ function wireControls(): void {
     element("left-label", HTMLElement).hidden = tab === "tab-space";
     element("right-label", HTMLElement).textContent = tab === "tab-space" ? "Model" : "Right";
     readout.hidden = tab === "tab-space";
+    element("space-help", HTMLElement).hidden = tab !== "tab-space";
     if (tab === "tab-space") void drawSpace();
   });
 }

@@ -74,6 +74,8 @@ export class Viewer3d {
     geometry.setAttribute("color", new THREE.Float32BufferAttribute(colors, 3));
     depths.sort((a, b) => a - b);
     const middle = depths[Math.floor(depths.length / 2)] ?? 1;
+    const far = depths[Math.floor(depths.length * 0.8)] ?? 1;
+    this.camera.fov = Math.min(75, (2 * Math.atan(map.height / 2 / fy) * 180) / Math.PI);
     if (look.shape === "mesh") {
       geometry.setIndex(triangles(index, rows, columns));
       this.thing = new THREE.Mesh(
@@ -81,13 +83,13 @@ export class Viewer3d {
         new THREE.MeshBasicMaterial({ vertexColors: true, side: THREE.DoubleSide }),
       );
     } else {
-      // As large as the gap between neighbours at the middle distance, so that near surfaces look closed.
-      const size = 1.6 * step * (middle / fx);
+      // As large as the gap between far neighbours, so that surfaces look closed. three.js leaves the field of view
+      // out of the size on the screen.
+      const size = (1.2 * step * (far / fx)) / Math.tan((this.camera.fov * Math.PI) / 360);
       this.thing = new THREE.Points(geometry, new THREE.PointsMaterial({ size, vertexColors: true }));
     }
     this.scene.add(this.thing);
     this.distance = middle;
-    this.camera.fov = Math.min(75, (2 * Math.atan(map.height / 2 / fy) * 180) / Math.PI);
     this.camera.near = middle / 500;
     this.camera.far = middle * 500;
     if (!keepView) this.reset();

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,7 +126,13 @@ def serve(models: Sequence[ServedModel], settings: ServeSettings | None = None) 
     )
     server = uvicorn.Server(config)
     log("starting", models=[model.info.name for model in models], host=settings.host, port=settings.port)
-    server.run()
+    # uvicorn handles these signals while it runs and sends them once more at its end, when all is done.
+    before = [(sign, signal.signal(sign, lambda *_: None)) for sign in (signal.SIGINT, signal.SIGTERM)]
+    try:
+        server.run()
+    finally:
+        for sign, handler in before:
+            signal.signal(sign, handler)
     log("stopped")
 
 
