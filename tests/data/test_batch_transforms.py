@@ -173,6 +173,6 @@ def test_loader(workers: int) -> None:
 
 
 def test_data_imports_without_torch() -> None:
-    code = "import sys, fathom.data, fathom.data.torch_adapter, fathom.data.batch_transforms\n"
+    code = "import sys, fathom.data, fathom.data.torch_adapter, fathom.data.batch_transforms, fathom.data.doctor\n"
     code += "assert not {'torch', 'h5py', 'scipy', 'cv2'} & sys.modules.keys(), sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True)

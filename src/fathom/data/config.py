@@ -10,6 +10,8 @@ from fathom.types import DepthKind
 
 STEM = "{stem}"
 """Placeholder in a file pattern for the part that picture and map share."""
+SCENE = "{scene}"
+"""Placeholder for folders above that part, which they share too."""
 
 UNIT_IN_METRES = {"m": 1.0, "cm": 0.01, "mm": 0.001}
 
@@ -30,8 +32,8 @@ class DatasetConfig(StrictConfig):
     root: Path = Field(Path("."), validate_default=False)  # strict JSON takes no Path object, not even as a default
     """Folder of the files; relative to the YAML file."""
     images: str
-    """Pattern of the pictures below `root`: {stem} is the part they share with their maps and may hold slashes; * is
-    any part of one file name."""
+    """Pattern of the pictures below `root`, as in '{scene}/rgb/{stem}.jpg'. {stem} is the part they share with their
+    maps; {scene}, where given, are folders they share; both may hold slashes. * is any part of one file name."""
     depth: str | None = None
     """Pattern of the depth maps (png, tiff, npy, npz, exr, pfm); absent for a set with labels only."""
     labels: str | None = None
@@ -65,7 +67,8 @@ class DatasetConfig(StrictConfig):
     class_names: tuple[str, ...] = ()
     """Names of the label classes, in the order of their numbers."""
     splits: dict[str, Path] = Field(default_factory=dict)
-    """Text files with one stem in each line, by the name of the split; relative to `root`."""
+    """Text files with one stem in each line ({scene}/{stem} where there are scenes), by the name of the split; relative
+    to `root`."""
     licence: str = ""
     """Terms of the data; goes into the card of every model trained on it."""
 
@@ -76,6 +79,8 @@ class DatasetConfig(StrictConfig):
         for pattern in (self.images, self.depth, self.labels):
             if pattern is not None and pattern.count(STEM) != 1:
                 raise ValueError(f"A file pattern holds {STEM} once, as in 'rgb/{STEM}.jpg'; got '{pattern}'.")
+        if len({pattern.count(SCENE) for pattern in (self.images, self.depth, self.labels) if pattern is not None}) > 1:
+            raise ValueError(f"Either every pattern holds {SCENE} or none does.")
         if self.along == "ray" and self.intrinsics is None:
             raise ValueError("Depth along rays needs `intrinsics`, to turn it into depth along the axis. Set them.")
         if self.along == "ray" and self.kind is not DepthKind.METRIC_DEPTH:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from fathom.config import nearest_name
 from fathom.data.base import DepthDataset, camera_from_calibration, make_sample, read_list
-from fathom.data.config import STEM, DatasetConfig, load_dataset_config
+from fathom.data.config import SCENE, STEM, DatasetConfig, load_dataset_config
 from fathom.data.stored import read_stored
 from fathom.errors import ConfigError, InputError
 from fathom.io import FathomWarning, read_image
@@ -24,10 +24,11 @@ def match_files(root: Path, pattern: str) -> dict[str, Path]:
 
     Args:
         root: Folder to search.
-        pattern: Path below `root` with ``{stem}`` once; ``*`` stands for any part of one file or folder name.
+        pattern: Path below `root` with ``{stem}`` once and ``{scene}`` at most once; ``*`` stands for any part of one
+            file or folder name.
 
     Returns:
-        Paths by stem, sorted.
+        Paths by stem, or by ``scene/stem`` where the pattern has a scene; sorted.
 
     Raises:
         InputError: If two files share a stem.
@@ -36,20 +37,23 @@ def match_files(root: Path, pattern: str) -> dict[str, Path]:
         >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     _ = Path(folder, "a").mkdir(), Path(folder, "a", "7_rgb.png").touch()
-        ...     list(match_files(Path(folder), "{stem}_rgb.*"))
-        ['a/7']
+        ...     list(match_files(Path(folder), "{stem}_rgb.*")), list(match_files(Path(folder), "{scene}/{stem}_rgb.*"))
+        (['a/7'], ['a/7'])
     """
-    parts = [re.escape(part).replace(r"\*", "[^/]*") for part in pattern.split(STEM)]
-    expression = re.compile(f"{parts[0]}(?P<stem>.+?){parts[1]}$")
-    fixed = pattern.split(STEM)[0].split("*")[0].rpartition("/")[0]
+    text = re.escape(pattern).replace(r"\*", "[^/]*")
+    for placeholder in (STEM, SCENE):
+        text = text.replace(re.escape(placeholder), f"(?P<{placeholder[1:-1]}>.+?)")
+    expression = re.compile(f"{text}$")
+    fixed = re.split(r"[{*]", pattern)[0].rpartition("/")[0]
     found: dict[str, Path] = {}
     for path in _files_below(root / fixed):
         match = expression.match(path.relative_to(root).as_posix())
         if match is None:
             continue
-        other = found.setdefault(match["stem"], path)
+        stem = "/".join(part for part in (match.groupdict().get("scene"), match["stem"]) if part is not None)
+        other = found.setdefault(stem, path)
         if other != path:
-            raise InputError(f"'{other}' and '{path}' both have the stem {match['stem']}. Make the pattern narrower.")
+            raise InputError(f"'{other}' and '{path}' both have the stem {stem}. Make the pattern narrower.")
     return dict(sorted(found.items()))
 
 

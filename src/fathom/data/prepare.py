@@ -36,6 +36,19 @@ _ALIGNMENT = 64
 _PARTS = ("train", "val", "test")
 
 
+def article_shares(name: str) -> tuple[float, float, float]:
+    """Return the shares of a name in `ARTICLE_SPLITS`.
+
+    Raises:
+        ConfigError: If there is no such name.
+
+    Example:
+        >>> article_shares("6:2:2")
+        (0.6, 0.2, 0.2)
+    """
+    return ARTICLE_SPLITS[check_choice("shares", name, tuple(ARTICLE_SPLITS))]
+
+
 def split_indices(
     dataset: DepthDataset, fractions: Sequence[float], *, by: str = "scene", seed: int = 0
 ) -> dict[str, list[int]]:
