@@ -1,4 +1,5 @@
 import hashlib
+import json
 
 import numpy as np
 import pytest
@@ -71,6 +72,15 @@ def test_models_must_exist_and_differ(model_folders, tmp_path):
         export_web([model_folders[0], model_folders[0]], tmp_path / "site")
     with pytest.raises(ModelError):
         export_web("no-such-model", tmp_path / "site")
+
+
+def test_a_file_that_holds_the_steps_itself_is_refused(model_folders, tmp_path):
+    card = json.loads((model_folders[0] / "card.json").read_text())
+    card["input"]["in_graph"] = True
+    (tmp_path / "card.json").write_text(json.dumps(card))
+    (tmp_path / "model.onnx").write_bytes((model_folders[0] / "model.onnx").read_bytes())
+    with pytest.raises(ModelError, match="inside its file"):
+        export_web(tmp_path, tmp_path / "site")
 
 
 @pytest.fixture(scope="module")

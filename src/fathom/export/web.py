@@ -51,7 +51,7 @@ def export_web(models: str | Path | Sequence[str | Path], folder: str | Path) ->
         Every file written.
 
     Raises:
-        ModelError: If a model does not exist or has no ONNX file, or two have one name.
+        ModelError: If a model does not exist, has no ONNX file that takes the network's input, or two have one name.
         OutputError: If this installation lacks the built page, or the folder cannot be written.
     """
     wanted = [models] if isinstance(models, str | Path) else list(models)
@@ -59,6 +59,12 @@ def export_web(models: str | Path | Sequence[str | Path], folder: str | Path) ->
     names = [model.card.name for model in found]
     if not found or len(set(names)) != len(names):
         raise ModelError(f"A page needs models with different names; got {', '.join(names) or 'none'}.")
+    for model in found:
+        if model.card.input.in_graph:
+            raise ModelError(
+                f"{model.card.name} has the steps before and after the network inside its file, and the page brings "
+                "its own. Export the model it came from, or write it again without them."
+            )
     networks = [model.path("onnx") for model in found]
     index = WEB_FOLDER / "index.html"
     if not index.is_file():
