@@ -57,7 +57,7 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def recipe_values(data: Path, **changes: Any) -> dict[str, Any]:
+def recipe_values(data: Path, /, **changes: Any) -> dict[str, Any]:
     """Return the values of a small recipe; `changes` replace sections key by key."""
     source = {"dataset": "folder", "root": str(data)}
     base = {
@@ -79,12 +79,12 @@ def recipe_values(data: Path, **changes: Any) -> dict[str, Any]:
     return merged(base, changes)
 
 
-def make_recipe(data: Path, **changes: Any) -> Recipe:
+def make_recipe(data: Path, /, **changes: Any) -> Recipe:
     """Return a small recipe."""
     return parse_config(recipe_values(data, **changes), Recipe)
 
 
-def write_recipe(path: Path, data: Path, **changes: Any) -> Path:
+def write_recipe(path: Path, data: Path, /, **changes: Any) -> Path:
     """Write a small recipe as YAML."""
     path.write_text(yaml.safe_dump(json.loads(json.dumps(recipe_values(data, **changes)))))
     return path

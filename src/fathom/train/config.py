@@ -26,6 +26,7 @@ from fathom.train.config_extras import (
     LintConfig,
     LoggerConfig,
 )
+from fathom.types import DepthKind
 
 Task = Literal["depth", "normals", "labels", "segmentation"]
 """What is learned: depth; unit normals; one class for each pixel; or one yes or no for each pixel."""
@@ -47,6 +48,9 @@ class ModelConfig(StrictConfig):
     """A name that `fathom models` lists, or smp:DECODER:ENCODER."""
     pretrained: str | None = None
     """null: random weights; imagenet: a published trunk; or the path of a checkpoint of the whole network."""
+    kind: DepthKind | None = None
+    """What the depth output shall be; null: what `fathom models show` says of the network. A network whose usual
+    training leaves the scale open (DispNetS) learns inverse_depth under supervision."""
     options: dict[str, Any] = Field(default_factory=dict)
     """Options of the network's builder; trunk_weights takes the path of pretrained trunk weights."""
     task_options: dict[Task, dict[str, Any]] = Field(default_factory=dict)
@@ -365,6 +369,11 @@ def check_names(recipe: Recipe) -> None:
 def _has_heads(name: str) -> bool:
     """Tell whether a network's head can be exchanged, so that it learns anything."""
     return name in ("unet", "unet-paper", "deeplabv3plus") or name.startswith(models.GRID_PREFIX)
+
+
+def kind_of(recipe: Recipe) -> DepthKind:
+    """Return what the depth output of a recipe's network is."""
+    return recipe.model.kind or DepthKind(models.entry(recipe.model.name).kind)
 
 
 def is_lower_better(score: str) -> bool:

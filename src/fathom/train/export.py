@@ -21,7 +21,7 @@ from fathom.models.cards import (
     file_sha256,
     write_card,
 )
-from fathom.train.config import Recipe
+from fathom.train.config import Recipe, kind_of
 from fathom.types import DepthKind
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def write_model(folder: "Path", module: "TrainingModule", scores: dict[str, floa
     if recipe.tasks != ("depth",):
         return
     row = models.entry(recipe.model.name)
-    kind = DepthKind(row.kind)
+    kind = kind_of(recipe)
     metric = kind is DepthKind.METRIC_DEPTH
     source = recipe.data.val or recipe.data.train
     card = ModelCard(

@@ -12,7 +12,7 @@ from fathom import losses, models
 from fathom.config import nearest_name
 from fathom.errors import ConfigError, KindError, ShapeError
 from fathom.models.eigen2014 import sample_target
-from fathom.train.config import LossTerm, Recipe, Task
+from fathom.train.config import LossTerm, Recipe, Task, kind_of
 from fathom.types import DepthKind
 
 Output = Any
@@ -149,8 +149,7 @@ class Objective(nn.Module):
         teacher_kind: DepthKind | None = None,
     ) -> None:
         super().__init__()
-        row = models.entry(recipe.model.name)
-        self.kind = DepthKind(row.kind)
+        self.kind = kind_of(recipe)
         self.truth_kind, self.teacher_kind = truth_kind, teacher_kind
         self.num_tasks = len(recipe.tasks)
         self.supervise = recipe.data.supervise

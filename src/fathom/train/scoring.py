@@ -1,5 +1,7 @@
 """Scores of a validation: per picture, gathered from all processes, averaged in the order of the dataset."""
 
+import functools
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +15,8 @@ from torch.nn import functional
 from fathom.errors import ConfigError, EmptyMaskError, KindError
 from fathom.metrics import score_confusion
 from fathom.metrics.batched import confusion_matrix, score_depth, score_normals
-from fathom.metrics.scoring import check_kind, score_image
+from fathom.metrics.depth import DepthSums
+from fathom.metrics.scoring import check_kind, score_image, scores_from_sums
 from fathom.protocol import Protocol
 from fathom.train.config import Recipe, Task
 from fathom.train.objective import Objective, Output, convert_depth, named_outputs, output_for, target_of
@@ -30,11 +33,13 @@ class Tally:
     Args:
         rows: Scores of each picture by name.
         confusion: Counts by true and predicted class, for each task with classes.
+        sums: Sums over all pixels, for a protocol that pools them.
         skipped: Pictures without a pixel to score.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
     confusion: dict[str, npt.NDArray[np.int64]] = field(default_factory=dict)
+    sums: DepthSums | None = None
     skipped: int = 0
 
     def merge(self, others: Sequence["Tally"]) -> "Tally":
@@ -51,14 +56,22 @@ class Tally:
         for tally in everyone:
             for name, counts in tally.confusion.items():
                 confusion[name] = confusion.get(name, np.zeros_like(counts)) + counts
-        return Tally(rows, confusion, sum(tally.skipped for tally in everyone))
+        sums = [tally.sums for tally in everyone if tally.sums is not None]
+        pooled = functools.reduce(operator.add, sums) if sums else None
+        return Tally(rows, confusion, pooled, sum(tally.skipped for tally in everyone))
 
-    def scores(self) -> dict[str, float]:
-        """Return means over the pictures, and the scores of the counts; empty where nothing was scored."""
+    def scores(self, protocol: Protocol | None = None) -> dict[str, float]:
+        """Return means over the pictures or pixels, and the scores of the counts; empty where nothing was scored.
+
+        Args:
+            protocol: Says whether depth is averaged over pictures or over all pixels.
+        """
         found: dict[str, float] = {}
         for name in dict.fromkeys(name for row in self.rows for name in row):
             values = [row[name] for row in self.rows if name in row]
             found[name] = float(np.mean(values))
+        if protocol is not None and protocol.average == "pooled" and self.sums is not None:
+            found |= scores_from_sums(self.sums, protocol)
         for counts in self.confusion.values():
             try:
                 found |= score_confusion(counts)
@@ -98,7 +111,7 @@ class Scorer:
         for task in self.recipe.tasks:
             pred = output_for(outputs, task, None, num_tasks)
             if task == "depth":
-                tally.skipped += self._depth(pred, batch, rows)
+                self._depth(tally, pred, batch, rows)
             elif task == "normals":
                 self._normals(pred, batch, rows)
             else:
@@ -106,9 +119,10 @@ class Scorer:
                 tally.confusion[task] = tally.confusion.get(task, np.zeros_like(counts)) + counts
         tally.rows += [row for row in rows if row]
 
-    def _depth(self, pred: Tensor, batch: Mapping[str, Any], rows: list[dict[str, float]]) -> int:
+    def _depth(self, tally: Tally, pred: Tensor, batch: Mapping[str, Any], rows: list[dict[str, float]]) -> None:
         if self.protocol is not None:
-            return self._by_protocol(pred, batch, rows)
+            self._by_protocol(tally, pred, batch, rows)
+            return
         target, mask = batch["target"], batch["valid_mask"]
         source = self.objective.truth_kind
         assert source is not None, "checked when the objective was built"
@@ -120,26 +134,25 @@ class Scorer:
             target = convert_depth(target, mask, source, kind, batch)
             values = pred
         scores = score_depth(values[:, 0].clamp(min=_SMALLEST), target, mask)
-        skipped = 0
         for index, row in enumerate(rows):
             if bool(mask[index].any()):
                 row |= {name: float(value[index]) for name, value in scores.items()}
             else:
-                skipped += 1
-        return skipped
+                tally.skipped += 1
 
-    def _by_protocol(self, pred: Tensor, batch: Mapping[str, Any], rows: list[dict[str, float]]) -> int:
+    def _by_protocol(self, tally: Tally, pred: Tensor, batch: Mapping[str, Any], rows: list[dict[str, float]]) -> None:
         assert self.protocol is not None, "called only with one"
-        skipped = 0
         for values, sample, row in zip(pred[:, 0].cpu().numpy(), batch["samples"], rows, strict=True):
             kind = self.objective.kind
             positive = kind is not DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH
             depth = Depth(np.maximum(values, _SMALLEST) if positive else values, kind)
             try:
-                row |= score_image(depth, sample, self.protocol).scores
+                score = score_image(depth, sample, self.protocol)
             except EmptyMaskError:
-                skipped += 1
-        return skipped
+                tally.skipped += 1
+                continue
+            row |= score.scores
+            tally.sums = score.sums if tally.sums is None else tally.sums + score.sums
 
     def _normals(self, pred: Tensor, batch: Mapping[str, Any], rows: list[dict[str, float]]) -> None:
         target, mask = target_of("normals", batch)

@@ -96,7 +96,10 @@ class Validation(pl.Callback):
             self.ema.swap_in()
         try:
             tally, first = self._score(trainer, module)
-            self.scores = gather(tally).scores()
+            everything = gather(tally)
+            self.scores = everything.scores(self.scorer.protocol)
+            if everything.skipped:
+                self.say(f"{everything.skipped} pictures have no pixel to score, and were left out.")
             is_best = self._judge(module, step)
             if trainer.is_global_zero:
                 self._write(trainer, module, step, time.perf_counter() - started, is_best)
@@ -114,7 +117,8 @@ class Validation(pl.Callback):
         module.network.eval()
         with torch.no_grad(), trainer.precision_plugin.val_step_context():
             for batch in self.loader:
-                on_device = trainer.strategy.batch_to_device(batch)
+                device = module.device
+                on_device = {key: v.to(device) if isinstance(v, Tensor) else v for key, v in batch.items()}
                 output = module(on_device["image"])
                 self.scorer.add(tally, output, on_device)
                 if first is None:
