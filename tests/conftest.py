@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 # With --doctest-modules pytest would import every conftest.py as a module, and they share one name.
-collect_ignore_glob = ["*/conftest.py"]
+collect_ignore_glob = ["conftest.py", "*/conftest.py"]
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
