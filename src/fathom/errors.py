@@ -11,6 +11,7 @@ All share one base, so that ``except FathomError`` catches everything a user can
     ├── OutputError (OSError)            a result cannot be written
     ├── ModelError (ValueError)          a model name, folder or runtime is wrong
     │   └── WeightsError                 keys of a checkpoint do not fit the network
+    ├── ExportError (RuntimeError)       an exported file does not give the numbers of its source
     └── MissingExtraError (ImportError)  an optional dependency is not installed
 
 Each message says what was expected, what came, and what to do.
@@ -54,6 +55,10 @@ class ModelError(FathomError, ValueError):
 
 class WeightsError(ModelError):
     """Keys of a checkpoint do not fit the network."""
+
+
+class ExportError(FathomError, RuntimeError):
+    """An exported file does not give the numbers of its source."""
 
 
 class MissingExtraError(FathomError, ImportError):

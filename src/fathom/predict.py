@@ -21,6 +21,7 @@ from fathom.io.images import Picture, read_image
 from fathom.models import build
 from fathom.models.cards import FileRole, ModelCard, ModelFiles, find_model
 from fathom.models.hub import is_hub, load_hub
+from fathom.runtime.artefacts import RUNTIME_OF, open_artefact
 from fathom.runtime.base import PRECISIONS, RUNTIMES, Precision, Runtime
 from fathom.runtime.steps import Prepared, postprocess, preprocess
 from fathom.types import Camera, Depth, DepthKind, Provenance
@@ -342,6 +343,8 @@ def _load(
         return hub.card, _network_runtime(hub.network, runtime, precision, num_threads, device), hub.weights_sha256
     files = find_model(model)
     have = files.card.files
+    if files.card.export is not None:
+        return _exported(files, runtime, precision, num_threads, device)
     role: FileRole = "onnx_int8" if precision == "int8" else "onnx"
     on_cpu = device in ("auto", "cpu")
     if precision == "int8" and role not in have:
@@ -358,6 +361,34 @@ def _load(
     network = build(architecture.builder, pretrained=str(weights), **architecture.options)
     engine = _network_runtime(network, runtime, precision, num_threads, device)
     return files.card, engine, files.sha256("safetensors")
+
+
+def _exported(
+    files: ModelFiles, runtime: str, precision: str, num_threads: int | None, device: str
+) -> tuple[ModelCard, Runtime, str]:
+    """Load a file that `fathom export` wrote: it has one form, and one runtime of its own."""
+    card = files.card
+    assert card.export is not None
+    role = next(role for role in card.files if not role.endswith("_bin"))
+    own = RUNTIME_OF.get(role, "")
+    # OpenVINO reads ONNX files, too.
+    if runtime not in ("auto", own) and not (runtime == "openvino" and role in ("onnx", "onnx_int8")):
+        raise ModelError(f"{card.name} is a {card.export.format} file; it runs with {own or 'nothing here'}.")
+    exact: Precision = "int8" if card.export.precision == "int8" else "fp32"
+    if precision == "bf16" and exact == "fp32" and "openvino" in (runtime, own):
+        exact = "bf16"
+    elif precision not in ("auto", exact):
+        raise ModelError(f"{card.name} holds {card.export.precision}; got precision '{precision}'.")
+    companion = next((files.path(other) for other in card.files if other == f"{role}_bin"), None)
+    engine = open_artefact(
+        "openvino" if runtime == "openvino" else role,
+        files.path(role),
+        weights=companion,
+        precision=exact,
+        num_threads=num_threads,
+        device=device,
+    )
+    return card, engine, files.sha256(role)
 
 
 def _file_runtime(files: ModelFiles, runtime: str, precision: str, num_threads: int | None, device: str) -> Runtime:

@@ -42,6 +42,7 @@ LAYERS = {
     "outputs": 3.0,
     "video": 3.0,
     "batch": 4.0,
+    "benchmark": 4.0,
     "serve": 4.0,
     "demo": 4.0,
     "cli": 5.0,

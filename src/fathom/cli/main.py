@@ -10,7 +10,7 @@ import typer
 from fathom.errors import ConfigError, FathomError, KindError, MissingExtraError, ModelError
 from fathom.version import __version__
 
-COMMANDS = ("predict", "models", "demo", "export", "serve", "data", "evaluate", "train", "runs")
+COMMANDS = ("predict", "models", "demo", "export", "benchmark", "serve", "data", "evaluate", "train", "runs")
 """One module of this package for each; it holds a function of that name, or a typer app called ``app``."""
 
 INTERRUPTED = 130

@@ -1,6 +1,7 @@
 """The contract of a runtime, and the choices all runtimes share."""
 
 import os
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import numpy as np
@@ -8,10 +9,19 @@ import numpy.typing as npt
 
 from fathom.errors import ModelError
 
-RuntimeName = Literal["onnxruntime", "openvino", "torch"]
+RuntimeName = Literal["onnxruntime", "openvino", "torch", "litert", "tensorflow", "executorch", "ncnn"]
 Precision = Literal["fp32", "bf16", "int8"]
 
-RUNTIMES: tuple[str, ...] = ("auto", "onnxruntime", "openvino", "torch")
+RUNTIMES: tuple[str, ...] = (
+    "auto",
+    "onnxruntime",
+    "openvino",
+    "torch",
+    "litert",
+    "tensorflow",
+    "executorch",
+    "ncnn",
+)
 PRECISIONS: tuple[str, ...] = ("auto", "fp32", "bf16", "int8")
 
 
@@ -59,6 +69,30 @@ def thread_count(num_threads: int | None) -> int:
     if num_threads < 1:
         raise ModelError(f"The number of threads must be at least 1; got {num_threads}.")
     return num_threads
+
+
+def one_by_one(
+    batch: npt.NDArray[np.float32], run: Callable[[npt.NDArray[np.float32]], npt.NDArray]
+) -> npt.NDArray[np.float32]:
+    """Run each picture of a batch alone, for engines whose files hold one picture.
+
+    Args:
+        batch: Shape (B, 3, h, w).
+        run: Maps (1, 3, h, w) to (1, 1, h', w').
+
+    Returns:
+        Float32, shape (B, h', w').
+
+    Example:
+        >>> one_by_one(np.ones((2, 3, 4, 5), np.float32), lambda image: image[:, :1]).shape
+        (2, 4, 5)
+    """
+    return np.concatenate([single_channel(run(batch[index : index + 1]), 1) for index in range(len(batch))])
+
+
+def channels_first(output: npt.NDArray) -> npt.NDArray:
+    """Turn an output (B, h, w, 1) into (B, 1, h, w); any other stays."""
+    return np.moveaxis(output, -1, 1) if output.ndim == 4 and output.shape[-1] == 1 else output
 
 
 def single_channel(output: npt.NDArray, batch: int) -> npt.NDArray[np.float32]:

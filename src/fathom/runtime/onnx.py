@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class OnnxRuntime:
-    """One ONNX file with an input (B, 3, h, w) and one depth output.
+    """One ONNX file with an input (B, 3, h, w), or a picture, uint8 (B, H, W, 3), and one depth output.
 
     Args:
         path: The file.
@@ -60,6 +60,8 @@ class OnnxRuntime:
 
 def _picture_input(session: "onnxruntime.InferenceSession", path: Path) -> str:
     inputs = session.get_inputs()
+    if len(inputs) == 1 and inputs[0].type == "tensor(uint8)" and list(inputs[0].shape[3:]) == [3]:
+        return str(inputs[0].name)
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].shape[1] not in (3, "C", None):
         shapes = ", ".join(f"{item.name} {item.shape}" for item in inputs)
         raise ModelError(f"{path} must have one input of shape (B, 3, h, w); it has {shapes}.")

@@ -29,7 +29,8 @@ class OpenVinoRuntime:
     Args:
         model: ONNX or OpenVINO file, or a torch module that maps (B, 3, h, w) to (B, 1, h, w).
         device: OpenVINO's device name; ``"auto"`` means CPU.
-        precision: ``"fp32"`` or ``"bf16"`` arithmetic.
+        precision: ``"fp32"`` or ``"bf16"`` arithmetic; ``"int8"`` for a quantised file, whose other operations use bf16
+            where the hardware has it.
         num_threads: Threads for one run; default: every core this process may use.
 
     Raises:
@@ -56,7 +57,7 @@ class OpenVinoRuntime:
             have = ", ".join(self._core.available_devices)
             raise ModelError(f"OpenVINO has no device '{device}' here; it has: {have}.")
         self._properties = {
-            "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if self._half(precision) else "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
         if self.device == "CPU":
@@ -71,6 +72,11 @@ class OpenVinoRuntime:
         else:
             network = model.eval().requires_grad_(False)
             self._graph_for = lambda shape: _trace(self._openvino, network, shape)
+
+    def _half(self, precision: Precision) -> bool:
+        if precision != "int8":
+            return precision == "bf16"
+        return "BF16" in self._core.get_property(self.device, "OPTIMIZATION_CAPABILITIES")
 
     def _compile(self, graph: Callable[[], Any], what: str) -> Any:
         try:

@@ -38,6 +38,8 @@ class InputLaw(Protocol):
     @property
     def mirror_border(self) -> bool: ...  # noqa: D102
     @property
+    def in_graph(self) -> bool: ...  # noqa: D102
+    @property
     def mean(self) -> Sequence[float]: ...  # noqa: D102
     @property
     def std(self) -> Sequence[float]: ...  # noqa: D102
@@ -48,7 +50,8 @@ class Prepared:
     """A picture ready for the network, and what is needed to undo the preparation.
 
     Args:
-        array: Network input, float32, shape (1, 3, h, w).
+        array: Network input, float32, shape (1, 3, h, w); for a file that does these steps itself, the picture,
+            uint8, shape (1, H, W, 3).
         height: Rows of the picture.
         width: Columns of the picture.
         border: Rows above and below, and columns left and right, that were added before resizing.
@@ -121,6 +124,9 @@ def preprocess(image: npt.NDArray[np.uint8], spec: InputLaw) -> Prepared:
         (1, 3, 64, 64)
     """
     rows, columns = image.shape[:2]
+    if spec.in_graph:
+        record: dict[str, Any] = {"law": spec.law, "in_graph": True, "height": rows, "width": columns}
+        return Prepared(np.ascontiguousarray(image)[None], rows, columns, (0, 0), record)  # type: ignore[arg-type]
     border = (0, 0)
     if spec.mirror_border and min(rows, columns) > 1:
         border = (min(int(3 * (rows / 2) ** 0.5), rows - 1), min(int(3 * (columns / 2) ** 0.5), columns - 1))

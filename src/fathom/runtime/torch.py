@@ -36,7 +36,9 @@ class TorchRuntime:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         try:
             self.device = torch.device(device)
-            self.network = network.to(self.device).eval().requires_grad_(False)
+            moved = network.to(self.device).requires_grad_(False)
+            # A traced program has no modes, and refuses to be asked for one.
+            self.network = moved if isinstance(moved, torch.fx.GraphModule) else moved.eval()
         except (RuntimeError, AssertionError) as error:
             raise ModelError(f"torch cannot use the device '{device}': {str(error).splitlines()[0]}") from error
         self.precision = precision

@@ -1,0 +1,128 @@
+"""ONNX: the network as a graph, its weights in half precision, and the steps around it inside the file."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fathom.errors import ModelError, require
+from fathom.export.job import Job
+from fathom.export.picture_graph import OPSET, wrap_network
+from fathom.export.source import Source, trace
+from fathom.models.cards import FileRole, InputSpec
+
+SMALLEST_COMPACT = 64
+"""Tensors with fewer numbers stay in float32: they weigh nothing, and biases and constants are the most sensitive."""
+
+
+def network_to_onnx(source: Source, spec: InputSpec, path: Path, *, dynamic: bool) -> Path:
+    """Write a network as ONNX in float32, with the input ``image`` and the output ``depth``.
+
+    Args:
+        source: The model.
+        spec: Its law, which gives the input shape or its multiple.
+        path: File to write.
+        dynamic: Leave batch, height and width free.
+
+    Raises:
+        ModelError: If the network cannot be traced or translated.
+    """
+    onnx = require("onnx", "export", "Export to ONNX")
+    if source.network is None:
+        assert source.files is not None
+        model = onnx.load(source.files.path("onnx"))
+        if not dynamic:
+            raise ModelError(f"{source.card.name} is only an ONNX file, which is dynamic already. Leave out --static.")
+    else:
+        model = program_to_onnx(trace(source.network, spec, dynamic=dynamic))
+    model.graph.doc_string = ""
+    onnx.save(model, path)
+    return path
+
+
+def program_to_onnx(program: Any) -> Any:
+    """Translate a traced program to an ONNX model, opset 18."""
+    torch = require("torch", "export", "Export to ONNX")
+    require("onnxscript", "export", "Export to ONNX")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the libraries' own code
+            exported = torch.onnx.export(
+                program,
+                (),
+                dynamo=True,
+                input_names=["image"],
+                output_names=["depth"],
+                opset_version=OPSET,
+                optimize=True,
+                verbose=False,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        raise ModelError(f"The network has no form in ONNX: {str(error).splitlines()[0]}") from error
+    assert exported is not None
+    return exported.model_proto
+
+
+def compact_weights(model: Any, precision: str) -> Any:
+    """Store float32 weights in 16 or 8 bits with a cast and a scale behind each, and drop the exporter's notes.
+
+    The arithmetic stays float32: runtimes fold the casts when they load the file. With batch norm folded in, the
+    channels of one kernel differ in size by more than float16 spans, so each slice along the first axis has a scale.
+
+    Args:
+        model: ONNX model, changed in place.
+        precision: ``"fp16"`` (11 bits), ``"bf16"`` (8 bits) or ``"int8-weights"`` (a grid of 255 steps).
+
+    Returns:
+        The model.
+    """
+    onnx = require("onnx", "export", "Export to ONNX")
+    weights, casts = [], []
+    for tensor in model.graph.initializer:
+        name, is_float = tensor.name, tensor.data_type == onnx.TensorProto.FLOAT
+        if is_float and len(tensor.dims) > 1 and np.prod(tensor.dims) >= SMALLEST_COMPACT:
+            full = onnx.numpy_helper.to_array(tensor)
+            scale = np.abs(full).max(axis=tuple(range(1, full.ndim)), keepdims=True)
+            scale = np.where(scale > 0, scale, np.float32(1))
+            if precision == "int8-weights":
+                scale = scale / np.float32(127)
+                small = np.rint(full / scale).astype(np.int8)
+            else:
+                wanted = onnx.TensorProto.BFLOAT16 if precision == "bf16" else onnx.TensorProto.FLOAT16
+                small = (full / scale).astype(onnx.helper.tensor_dtype_to_np_dtype(wanted))
+            weights.append(onnx.numpy_helper.from_array(small, f"{name}_small"))
+            weights.append(onnx.numpy_helper.from_array(scale, f"{name}_scale"))
+            casts.append(onnx.helper.make_node("Cast", [f"{name}_small"], [f"{name}_float"], to=1))
+            casts.append(onnx.helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [name]))
+        else:
+            weights.append(tensor)
+    nodes = casts + list(model.graph.node)
+    for node in nodes:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    del model.graph.initializer[:], model.graph.node[:], model.graph.value_info[:]
+    model.graph.initializer.extend(weights)
+    model.graph.node.extend(nodes)
+    onnx.checker.check_model(model)
+    return model
+
+
+def write(job: Job) -> dict[FileRole, Path]:
+    """Write a job as ONNX; returns the file by its role."""
+    onnx = require("onnx", "export", "Export to ONNX")
+    path = job.path(".onnx")
+    network_to_onnx(job.source, job.spec, path, dynamic=job.dynamic)
+    if job.precision in ("fp16", "bf16", "int8-weights"):
+        onnx.save(compact_weights(onnx.load(path), job.precision), path)
+    elif job.precision != "fp32":
+        from fathom.export.quantise import quantise_onnx
+
+        quantise_onnx(job, path)
+    model = onnx.load(path)
+    if job.in_graph:
+        model = wrap_network(model, job.card)
+    facts = {"fathom.name": job.card.name, "fathom.kind": job.card.kind.value, "fathom.unit": job.card.kind.unit}
+    onnx.helper.set_model_props(model, facts)
+    onnx.save(model, path)
+    return {"onnx": path}

@@ -1,0 +1,266 @@
+"""Quantisation: static INT8 with ONNX Runtime (QDQ) or OpenVINO (NNCF), dynamic INT8, and weights alone.
+
+A symmetric grid with scale s stores x as round(x / s); inside the range the error is at most s / 2. Weights have one
+scale for each output channel, activations one for each tensor, from the smallest and largest value seen on pictures.
+
+References: Jacob et al., CVPR 2018, arXiv 1712.05877 (integer arithmetic); ONNX Runtime, "Quantize ONNX models"; NNCF,
+"Post-training quantization".
+"""
+
+import logging
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fathom.errors import ModelError, require
+from fathom.export.job import Job
+from fathom.export.parity import compare
+
+FloatBatch = npt.NDArray[np.float32]
+Run = Callable[[FloatBatch], npt.NDArray[np.float32]]
+
+LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+"""Operations with weights, which hold nearly all of the time and of the size."""
+BETWEEN = ("Add", "Clip", "Concat", "GlobalAveragePool", "MaxPool", "Mul", "Relu", "Resize")
+"""Operations of a convolutional network that run on integers between its layers."""
+DELICATE = ("Softmax", "LayerNormalization", "Erf", "Gelu")
+"""Operations of a transformer; where one is found, nothing between the layers is quantised."""
+NUM_JUDGED = 8
+"""Pictures on which a layer is judged."""
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How much one layer alone loses when it is quantised.
+
+    Args:
+        layer: Name of the graph node.
+        mean_relative: Mean relative difference of the output.
+        delta1: Share of output pixels within a factor of 1.25.
+    """
+
+    layer: str
+    mean_relative: float
+    delta1: float
+
+
+def head_layers(model: Any) -> list[str]:
+    """List the layers that give a single channel: the depth itself, where every step of the grid shows."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "Conv" and len(node.input) > 1 and shapes.get(node.input[1], (0,))[0] == 1
+    ]
+
+
+def quantise_onnx(job: Job, path: Path) -> list[str]:
+    """Quantise an ONNX file in place, as a job asks.
+
+    Args:
+        job: Its precision is int8 or int8-dynamic.
+        path: Network in float32, with the input ``image``.
+
+    Returns:
+        Names of the layers that stayed in float32.
+
+    Raises:
+        ModelError: If the bound on delta1 cannot be met.
+        MissingExtraError: If onnx is not installed.
+    """
+    onnx = require("onnx", "export", "Quantisation")
+    tools = require("onnxruntime.quantization", "export", "Quantisation")
+    if job.precision == "int8-dynamic":
+        with _quiet():
+            # ConvInteger takes unsigned weights only.
+            tools.quantize_dynamic(path, path, op_types_to_quantize=list(LAYERS), weight_type=tools.QuantType.QUInt8)
+        return []
+    assert job.calibration, "static quantisation has calibration inputs"
+    with tempfile.TemporaryDirectory(dir=job.folder) as folder:
+        plain = Path(folder, "plain.onnx")
+        shape_inference = require("onnxruntime.quantization.shape_inference", "export", "Quantisation")
+        with _quiet():
+            shape_inference.quant_pre_process(path, plain, skip_symbolic_shape=True)
+        model = onnx.load(plain)
+        name_nodes(model)
+        onnx.save(model, plain)
+        static = _Static(plain, Path(folder), job.calibration)
+        kept = head_layers(model)
+        if job.max_delta1_loss is None:
+            static.quantise(path, exclude=kept)
+            return kept
+        kept = static.meet(job.max_delta1_loss, kept)
+        static.quantise(path, exclude=kept)
+        return kept
+
+
+def name_nodes(model: Any) -> None:
+    """Give every node of a graph a name of its own, so that layers can be told apart."""
+    for index, node in enumerate(model.graph.node):
+        if not node.name:
+            node.name = f"{node.op_type}_{index}"
+
+
+class _Static:
+    """Static quantisation of one file, again and again, with the ranges measured once."""
+
+    def __init__(self, path: Path, folder: Path, calibration: Sequence[FloatBatch]) -> None:
+        self.tools = require("onnxruntime.quantization", "export", "Quantisation")
+        onnx = require("onnx", "export", "Quantisation")
+        self.path, self.folder, self.calibration = path, folder, calibration
+        nodes = onnx.load(path).graph.node
+        is_delicate = any(node.op_type in DELICATE for node in nodes)
+        self.types = [*LAYERS, *(() if is_delicate else BETWEEN)]
+        self.layers = [node.name for node in nodes if node.op_type in LAYERS]
+        self.judged = calibration[:: max(1, len(calibration) // NUM_JUDGED)][:NUM_JUDGED]
+
+    def quantise(self, out: Path, *, exclude: Sequence[str] = (), only: Sequence[str] = ()) -> None:
+        """Write the quantised file."""
+        with _quiet():
+            self.tools.quantize_static(
+                self.path,
+                out,
+                _Reader(self.calibration),
+                quant_format=self.tools.QuantFormat.QDQ,
+                op_types_to_quantize=self.types,
+                per_channel=True,
+                activation_type=self.tools.QuantType.QUInt8,
+                weight_type=self.tools.QuantType.QInt8,
+                nodes_to_quantize=list(only),
+                nodes_to_exclude=list(exclude),
+                calibration_cache_path=None if only or exclude else self.folder / "ranges.json",
+            )
+
+    def loss(self, path: Path, expected: Sequence[npt.NDArray[np.float32]]) -> Sensitivity:
+        """Compare a quantised file with the network's outputs."""
+        return _judge(path.stem, _session(path), self.judged, expected)
+
+    def meet(self, bound: float, kept: Sequence[str]) -> list[str]:
+        """Keep the most sensitive layers in float32 until delta1 loses less than the bound."""
+        expected = [_session(self.path)(image) for image in self.judged]
+        trial = self.folder / "trial.onnx"
+        self.quantise(trial, exclude=kept)
+        if 1 - self.loss(trial, expected).delta1 <= bound:
+            return list(kept)
+        ranked = []
+        for layer in self.layers:
+            if layer not in kept:
+                self.quantise(trial, only=[layer])
+                ranked.append((self.loss(trial, expected).mean_relative, layer))
+        order = [layer for _, layer in sorted(ranked, reverse=True)]
+        count = 1
+        while count < len(order):
+            exclude = [*kept, *order[:count]]
+            self.quantise(trial, exclude=exclude)
+            if 1 - self.loss(trial, expected).delta1 <= bound:
+                return exclude
+            count *= 2
+        raise ModelError(
+            f"delta1 loses more than {bound:g} even with half of the {len(order)} layers in float32. "
+            "Calibrate on pictures like yours (--calibrate DIR), allow more, or use int8-weights."
+        )
+
+
+class _Reader:
+    """Feeds calibration inputs to ONNX Runtime."""
+
+    def __init__(self, inputs: Sequence[FloatBatch]) -> None:
+        self._inputs = iter(inputs)
+
+    def get_next(self) -> dict[str, FloatBatch] | None:
+        """Return the next input, or None at the end."""
+        image = next(self._inputs, None)
+        return None if image is None else {"image": image}
+
+
+def _session(path: Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def run(image: FloatBatch) -> npt.NDArray[np.float32]:
+        (output,) = session.run(None, {"image": image})
+        return np.asarray(output)
+
+    return run
+
+
+def _judge(
+    name: str, run: Run, inputs: Sequence[FloatBatch], expected: Sequence[npt.NDArray[np.float32]]
+) -> Sensitivity:
+    rows = [compare(run(image).ravel(), wanted.ravel()) for image, wanted in zip(inputs, expected, strict=True)]
+    return Sensitivity(
+        name,
+        float(np.mean([row["mean_relative"] for row in rows])),
+        float(np.mean([row["delta1"] for row in rows])),
+    )
+
+
+def quantise_openvino(job: Job, model: Any) -> Any:
+    """Quantise an OpenVINO model with NNCF, as a job asks.
+
+    Args:
+        job: Its precision is int8 or int8-weights.
+        model: OpenVINO model with one input (B, 3, h, w).
+
+    Returns:
+        The quantised model.
+
+    Raises:
+        MissingExtraError: If NNCF is not installed.
+    """
+    nncf = require("nncf", "nncf", "Quantisation with OpenVINO")
+    openvino = require("openvino", "openvino", "Quantisation with OpenVINO")
+    with _quiet():
+        if job.precision == "int8-weights":
+            return nncf.compress_weights(model)
+        assert job.calibration, "static quantisation has calibration inputs"
+        types = {node.get_type_name() for node in model.get_ops()}
+        options = {
+            "model_type": nncf.ModelType.TRANSFORMER if "Softmax" in types else None,
+            "preset": nncf.QuantizationPreset.MIXED,
+            "subset_size": len(job.calibration),
+            "ignored_scope": nncf.IgnoredScope(names=_openvino_heads(model)),
+        }
+        data = nncf.Dataset(list(job.calibration))
+        if job.max_delta1_loss is None:
+            return nncf.quantize(model, data, **options)
+        judged = list(job.calibration[:: max(1, len(job.calibration) // NUM_JUDGED)][:NUM_JUDGED])
+        reference = openvino.compile_model(model, "CPU")
+        expected = [np.array(reference(image)[0]) for image in judged]
+
+        def agreement(compiled: Any, images: Any) -> float:
+            # The pictures are ours, in order; NNCF hands over the same ones.
+            return _judge("", lambda image: np.array(compiled(image)[0]), list(images), expected).delta1
+
+        return nncf.quantize_with_accuracy_control(
+            model, data, nncf.Dataset(judged), agreement, max_drop=job.max_delta1_loss, **options
+        )
+
+
+def _openvino_heads(model: Any) -> list[str]:
+    """List the convolutions that give a single channel; see `head_layers`."""
+    return [
+        node.get_friendly_name()
+        for node in model.get_ops()
+        if node.get_type_name() == "Convolution" and node.get_output_partial_shape(0)[1].get_max_length() == 1
+    ]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the converters' own log while they work."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(previous)

@@ -1,0 +1,17 @@
+"""torch.export: a traced program that torch runs without Fathom's code."""
+
+from pathlib import Path
+
+from fathom.errors import require
+from fathom.export.job import Job
+from fathom.export.source import trace
+from fathom.models.cards import FileRole
+
+
+def write(job: Job) -> dict[FileRole, Path]:
+    """Write a job as a ``.pt2`` program; returns the file by its role."""
+    torch = require("torch", "export", "Export with torch.export")
+    network = job.source.needs_network("A torch.export program")
+    path = job.path(".pt2")
+    torch.export.save(trace(network, job.spec, dynamic=job.dynamic), path)
+    return {"torch_export": path}
