@@ -9,6 +9,14 @@ STOPPED = 143
 """Exit code after SIGTERM, as shells have it: 128 + SIGTERM."""
 
 
+def _show_options(wanted: bool) -> None:
+    if wanted:
+        from fathom.train.reference import describe_options
+
+        typer.echo(describe_options())
+        raise typer.Exit
+
+
 def train(
     recipe: Annotated[Path, typer.Argument(help="YAML file; see configs/ and docs/train.md.")],
     changes: Annotated[
@@ -20,6 +28,9 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint, if there is one.")] = False,
     check: Annotated[bool, typer.Option("--check", help="Only check the recipe.")] = False,
+    _: Annotated[
+        bool, typer.Option("--options", callback=_show_options, is_eager=True, help="Explain every option and leave.")
+    ] = False,
 ) -> None:
     """Train a network as a recipe says; continue an interrupted run with --resume."""
     from fathom.errors import require
