@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depth_strategies import cameras, depths, provenances
-from fathom.errors import FathomError, KindError, ShapeError
+from fathom.errors import ConfigError, FathomError, KindError, ShapeError
 from fathom.types import (
     ASSUMED_FOV_X_DEG,
     Camera,
@@ -103,6 +103,11 @@ class TestConstruction:
         options["size"] = (9, 9)
         assert provenance == Provenance.from_dict(provenance.to_dict())
         assert provenance.preprocessing == {"size": [2, 3]}
+
+    @pytest.mark.parametrize("value", [float("nan"), {1, 2}])
+    def test_provenance_refuses_what_no_file_can_hold(self, value: object) -> None:
+        with pytest.raises(ConfigError, match="plain JSON values"):
+            Provenance(preprocessing={"a": value})
 
     def test_a_camera_without_skew(self) -> None:
         with pytest.raises(ShapeError, match="no skew"):

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from fathom.errors import KindError, ShapeError
+from fathom.errors import ConfigError, KindError, ShapeError
 from fathom.version import __version__
 
 FloatMap = npt.NDArray[np.float32]
@@ -189,6 +189,9 @@ class Provenance:
         preprocessing: What was done to the picture (plain JSON values).
         licence: Terms of the weights.
         fathom_version: Version of Fathom that made the result.
+
+    Raises:
+        ConfigError: If `preprocessing` holds what JSON cannot.
     """
 
     model: str = ""
@@ -199,7 +202,13 @@ class Provenance:
 
     def __post_init__(self) -> None:
         # What a file can hold is what comes back: tuples become lists now, and nothing is shared with the caller.
-        object.__setattr__(self, "preprocessing", json.loads(json.dumps(dict(self.preprocessing))))
+        try:
+            plain = json.loads(json.dumps(dict(self.preprocessing), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"`preprocessing` must hold plain JSON values, so that files can carry it: {error}."
+            ) from None
+        object.__setattr__(self, "preprocessing", plain)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
