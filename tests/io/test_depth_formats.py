@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depth_strategies import depths
-from fathom.errors import ConfigError, FathomError, InputError, OutputError
+from fathom.errors import ConfigError, FathomError, InputError
 from fathom.io import DEPTH_FORMATS, FathomWarning, read_depth, write_depth
 from fathom.io.png16 import LARGEST_COUNT, png16_law
 from fathom.io.sidecar import sidecar_path
