@@ -43,14 +43,14 @@ def resample(
     Reference:
         Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981.
     """
-    values = values.astype(np.float64)
-    if values.shape == (height, width):
-        return values
-    rows, columns = (_taps(values.shape[axis], size, mode, align_corners) for axis, size in ((0, height), (1, width)))
-    hole = np.isnan(values)
+    full: npt.NDArray[np.float64] = values.astype(np.float64)
+    if full.shape == (height, width):
+        return full
+    rows, columns = (_taps(full.shape[axis], size, mode, align_corners) for axis, size in ((0, height), (1, width)))
+    hole = np.isnan(full)
     if not hole.any():
-        return _apply(values, rows, columns)
-    result = _apply(np.where(hole, 0.0, values), rows, columns)
+        return _apply(full, rows, columns)
+    result = _apply(np.where(hole, 0.0, full), rows, columns)
     touched = _apply(
         hole.astype(np.float64),
         (rows[0], (rows[1] != 0).astype(np.float64)),
