@@ -141,7 +141,9 @@ def measure_hub(folder: str, rounds: int) -> None:
     import torch
     from transformers import pipeline
 
-    pictures = [Image.open(photo_path(name)).convert("RGB").resize((640, 480)) for name in PHOTOS]
+    # The night sky behind the rocket has inverse depth 0, where a ratio of two predictions says nothing.
+    names = [name for name in PHOTOS if name != "rocket"]
+    pictures = [Image.open(photo_path(name)).convert("RGB").resize((640, 480)) for name in names]
     reference = pipeline("depth-estimation", model=folder, dtype=torch.float32, device="cpu")
     predictor = Predictor(folder)
     theirs, ours, their_cpu, our_cpu, agreement = [], [], [], [], []
