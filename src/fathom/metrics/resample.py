@@ -43,7 +43,7 @@ def resample(
     Reference:
         Keys, "Cubic Convolution Interpolation for Digital Image Processing", 1981.
     """
-    full: npt.NDArray[np.float64] = values.astype(np.float64)
+    full: NDArray[np.float64] = np.array(values, np.float64)
     if full.shape == (height, width):
         return full
     rows, columns = (_taps(full.shape[axis], size, mode, align_corners) for axis, size in ((0, height), (1, width)))
