@@ -160,7 +160,7 @@ class Curves(pl.Callback):
         row: dict[str, float] = {"step": step, "loss": loss}
         if not module.recipe.phases and len(parts) > 1:  # phases may have other terms, and a table has one header
             row |= {f"loss_{name}": value for name, value in parts.items()}
-        row["lr"] = float(trainer.optimizers[0].param_groups[0]["lr"])
+        row["lr"] = module.lr
         row["data_seconds"], row["compute_seconds"] = self._data_seconds, self._compute_seconds
         self.table.append(row)
         for logger in trainer.loggers:

@@ -50,6 +50,7 @@ class TrainingModule(pl.LightningModule):
         plateau: What the plateau schedule has taken off the learning rate, as a factor.
         last_loss: Value of the latest step.
         last_pred: Main output of the latest step, detached.
+        lr: Learning rate of the latest step; parts with a relative rate have their share of it.
         ready_at: When the latest step was over, validation and saving included [s].
     """
 
@@ -60,6 +61,7 @@ class TrainingModule(pl.LightningModule):
         self.last_loss: LossValue | None = None
         self.last_pred: Tensor | None = None
         self.ready_at = 0.0
+        self.lr = 0.0
         self._base_rates: list[float] = []
         if recipe.hardware.channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -100,6 +102,7 @@ class TrainingModule(pl.LightningModule):
                 parameter.requires_grad_(id(parameter) not in still)
         set_modes(self.network, frozen)
         factor = lr_factor(self.recipe.schedule, step, self.steps) * self.plateau
+        self.lr = factor * self.recipe.optimiser.lr
         for group, base in zip(self.trainer.optimizers[0].param_groups, self._base_rates, strict=True):
             group["lr"] = base * factor
 
