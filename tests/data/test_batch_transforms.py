@@ -76,6 +76,19 @@ def test_same_as_the_numpy_form() -> None:
     np.testing.assert_array_equal(cut.image, crop_sample(sample, 30, 40, 60, 80).image)
 
 
+def test_the_sparse_to_dense_chain() -> None:
+    # Resize by 250 / 480, roll within 5 degrees, zoom by U(1, 1.5), cut 228 x 304 from the middle, mirror, jitter 0.4.
+    image = np.zeros((480, 640, 3), np.uint8)
+    frame = Sample(image, np.full((480, 640), 3.0, np.float32), np.ones((480, 640), np.bool_), meta={"id": "a"})
+    chain = {"rotate_deg": 5.0, "zoom": [1.0, 1.5], "crop": [228, 304], "random_crop": False, "flip": 0.5}
+    config = parse_config(chain | {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4}, AugmentConfig)
+    batch = collate([resize_sample(frame, 250, round(640 * 250 / 480))] * 8)
+    out = augment_batch(batch, config, torch.Generator().manual_seed(0))
+    assert out["image"].shape == (8, 3, 228, 304) and out["target"].shape == (8, 228, 304)
+    depths = [float(out["target"][i][out["valid_mask"][i]].unique()) for i in range(8)]  # one value: 3 m over the zoom
+    assert all(2.0 <= depth <= 3.0 for depth in depths) and len(set(depths)) == 8
+
+
 def test_the_same_seed_gives_the_same_batch() -> None:
     config = AugmentConfig(zoom=(1.0, 1.5), rotate_deg=5, flip=0.5, brightness=0.4, contrast=0.4, noise=0.05, blur=0.5)
     batch = collate([plane_sample()] * 3)

@@ -16,7 +16,7 @@ from fathom.data.kitti_calibration import (
     read_velodyne,
     velodyne_to_image,
 )
-from fathom.data.kitti_splits import ODOMETRY_LENGTHS, SPLIT_COUNTS, parse_split_line, read_split
+from fathom.data.kitti_splits import ODOMETRY_LENGTHS, SPLIT_COUNTS, parse_split_line, read_split, scenes_of
 from fathom.data.kitti_video import Kitti360, KittiOdometry
 from fathom.errors import ConfigError, InputError
 
@@ -204,6 +204,7 @@ def test_odometry_lengths_fit_the_splits() -> None:
 
 def test_a_published_split_of_the_wrong_length_is_refused(raw: Path) -> None:
     assert len(read_split(raw / "list.txt", "my-split")) == 2
+    assert scenes_of(read_split(raw / "list.txt")) == {DRIVE}
     with pytest.raises(InputError, match="697 samples"):
         read_split(raw / "list.txt", "eigen-test")
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import time
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,26 @@ def test_labelled_frames_are_transposed_back(tmp_path: Path, chunks: bool) -> No
         np.testing.assert_array_equal(sample.meta["instances"], truth["instances"][i])
         assert sample.meta["scene"] == f"kitchen_{i // 2:04d}" and sample.meta["number"] == i + 1
     assert dataset.class_names() == ("unlabelled", "book", "bottle")
+
+
+def test_a_chunk_of_many_frames_is_decompressed_once(tmp_path: Path) -> None:
+    write_mat(tmp_path / "nyu_depth_v2_labeled.mat")
+    with h5py.File(tmp_path / "nyu_depth_v2_labeled.mat", "r+") as file:
+        shape = (20, 64, 2048)
+        maps = np.random.default_rng(0).random(shape).astype(np.float32)
+        del file["depths"], file["images"]
+        file.create_dataset("depths", data=maps, chunks=(20, 64, 256), compression="gzip")
+        file.create_dataset("images", data=np.zeros((20, 3, 64, 2048), np.uint8), chunks=(20, 3, 64, 256))
+    dataset = NyuLabelled(tmp_path / "nyu_depth_v2_labeled.mat", "all")
+    depths = dataset._fields()["depths"]
+
+    def seconds(frame: int) -> float:
+        start = time.process_time()
+        depths[frame]
+        return time.process_time() - start
+
+    first = seconds(0)  # inflates 10 MB
+    assert min(seconds(frame) for frame in range(1, 6)) < first / 5
 
 
 def test_raw_depth_has_holes(tmp_path: Path) -> None:

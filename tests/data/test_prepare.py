@@ -74,6 +74,19 @@ def test_round_trip_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         prepare(source, tmp_path)
 
 
+def test_relative_targets_keep_zero_and_negative_values(tmp_path: Path) -> None:
+    class Relative(Rooms):
+        kind = DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH
+
+        def read(self, index: int) -> Sample:
+            target = np.array([[-1.0, 0.0, 2.0, np.nan]])
+            return make_sample(np.zeros((1, 4, 3), np.uint8), target, kind=self.kind, meta={"id": str(index)})
+
+    prepare(Relative(), tmp_path)
+    sample = PreparedDataset(tmp_path, "train")[0]
+    assert sample.valid_mask.tolist() == [[True, True, True, False]] and sample.target.tolist() == [[-1, 0, 2, 0]]
+
+
 def test_prepared_at_another_size(tmp_path: Path) -> None:
     prepare(Rooms(), tmp_path, size=(6, 5))
     sample = PreparedDataset(tmp_path, "train")[2]

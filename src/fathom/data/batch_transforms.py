@@ -36,7 +36,7 @@ class AugmentConfig(StrictConfig):
     rotate_deg: float = Field(0.0, ge=0, le=45)
     """Largest roll to either side [degrees]."""
     zoom: tuple[float, float] = (1.0, 1.0)
-    """Smallest and largest zoom; depth is divided by it."""
+    """Smallest and largest zoom, drawn uniformly; depth is divided by it."""
     flip: float = Field(0.0, ge=0, le=1)
     """Probability of mirroring left to right."""
     brightness: Strength = 0.0
@@ -103,7 +103,7 @@ def augment_geometry(batch: dict[str, Any], config: AugmentConfig, generator: An
         )
 
     angle = torch.deg2rad(_draw(torch, count, -config.rotate_deg, config.rotate_deg, generator))
-    zoom = torch.exp(_draw(torch, count, math.log(config.zoom[0]), math.log(config.zoom[1]), generator))
+    zoom = _draw(torch, count, *config.zoom, generator)
     mirrored = _draw(torch, count, 0.0, 1.0, generator) < config.flip
     place = torch.stack([_draw(torch, count, 0.0, 1.0, generator) for _ in range(2)])
     if not config.random_crop:

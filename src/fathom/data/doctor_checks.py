@@ -85,8 +85,8 @@ def row_trend(stored: Map) -> float:
     rise (positive). NaN where too few pixels are valid.
 
     Example:
-        >>> row_trend(np.repeat(np.arange(60.0, 0, -1)[:, None], 64, axis=1)) < -0.99
-        np.True_
+        >>> bool(row_trend(np.repeat(np.arange(60.0, 0, -1)[:, None], 64, axis=1)) < -0.99)
+        True
     """
     mask = valid_pixels(stored)
     rows = np.broadcast_to(np.arange(stored.shape[0], dtype=np.float64)[:, None], stored.shape)
@@ -196,9 +196,14 @@ def own_rank(scores: Map) -> float:
 
 
 def moved(pairs: Sequence[EdgePair], shift: "Shift") -> list[EdgePair]:
-    """Return the edges with the maps moved by a shift, to whole cells."""
+    """Return the edges with the maps brought to their pictures: shrunk about the middle, or moved by whole cells."""
     steps = round(shift.down_px / shift.cell), round(shift.right_px / shift.cell)
-    return [EdgePair(pair.image, np.roll(pair.depth, steps, (0, 1)), pair.cell) for pair in pairs]
+    result = []
+    for pair in pairs:
+        rows, columns = (_about_middle(size, 1 + shift.stretch) for size in pair.depth.shape)
+        depth = pair.depth[rows[:, None], columns] if shift.stretch else np.roll(pair.depth, steps, (0, 1))
+        result.append(EdgePair(pair.image, depth, pair.cell))
+    return result
 
 
 def mean_match(pairs: Sequence[EdgePair]) -> float:

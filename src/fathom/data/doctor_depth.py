@@ -248,9 +248,9 @@ def _report_match(
     """Check that maps belong to their pictures and lie where they should."""
     shift = report.registration = checks.registration(edges)
     limit = max(_SHIFT_PX, 0.9 * shift.cell)
-    is_moved = float(np.hypot(shift.down_px, shift.right_px)) > limit
+    is_moved = float(np.hypot(shift.down_px, shift.right_px)) > limit or shift.stretch != 0
     if len(edges) >= MIN_FOR_PAIRING:
-        # A map that belongs to its picture but lies beside it fits once it is moved back.
+        # A map that belongs to its picture but lies beside it fits once it is brought back.
         candidates = [edges, checks.moved(edges, shift)] if is_moved else [edges]
         report.pairing = max(checks.pairing_score(candidate) for candidate in candidates)
         if report.pairing < _PAIRED:

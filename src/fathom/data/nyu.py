@@ -62,7 +62,7 @@ BORDER_ROWS, BORDER_COLUMNS = (7, 474), (7, 632)
 _MAX_CACHE_BYTES = 64 * 2**20
 """Most memory that one field of the .mat may keep of decompressed chunks."""
 
-_Frame = npt.NDArray[Any]
+_PIXEL_FIELDS = ("images", "depths", "rawDepths", "labels", "instances")
 
 
 def nyu_camera() -> Camera:
@@ -160,7 +160,7 @@ class NyuLabelled(DepthDataset):
         if not self.path.is_file():
             raise InputError(f"Expected nyu_depth_v2_labeled.mat; there is no file '{self.path}'.")
         self._mask_border = mask_border
-        self._handle: tuple[int, Any] | None = None
+        self._handle: tuple[int, Any, dict[str, Any]] | None = None
         self._scenes: list[str] | None = None
         images = self._fields()["images"]
         if images.ndim != 4 or images.shape[1] != 3:
@@ -172,24 +172,29 @@ class NyuLabelled(DepthDataset):
                 raise InputError(f"'{self.path}' holds {len(images)} frames, its split names {self.indices.max() + 1}.")
         self.close()
 
-    def _fields(self) -> Any:
-        """Return the open file; a handle opened before a fork is never used after it."""
+    def _fields(self) -> dict[str, Any]:
+        """Return the open fields; a handle opened before a fork is never used after it."""
         if self._handle is None or self._handle[0] != os.getpid():
             h5py = require("h5py", "train", "Reading the NYU .mat")
             try:
                 with h5py.File(self.path, "r") as file:
-                    fields = [file[name] for name in ("images", self._field, "labels", "instances") if name in file]
-                    cache = max(_chunk_cache_bytes(field) for field in fields)
-                    names = [name for name in ("images", self._field) if name not in file]
-                if names:
-                    raise InputError(f"Expected the fields images and {self._field} in '{self.path}'; {names} missing.")
-                file = h5py.File(self.path, "r", rdcc_nbytes=cache, rdcc_nslots=10007, rdcc_w0=1.0)
+                    missing = [name for name in ("images", self._field) if name not in file]
+                    cache = max(_chunk_cache_bytes(file[name]) for name in _PIXEL_FIELDS if name in file)
+                if missing:
+                    raise InputError(
+                        f"Expected the fields images and {self._field} in '{self.path}'; {missing} missing."
+                    )
+                # rdcc_w0 = 0: with more, HDF5 drops a chunk once it was read, although the next frame lies in it too.
+                # The cache lives as long as the field object, so the objects are kept.
+                file = h5py.File(self.path, "r", rdcc_nbytes=cache, rdcc_nslots=10007, rdcc_w0=0.0)
             except (OSError, ValueError) as error:
+                if isinstance(error, InputError):
+                    raise
                 raise InputError(
                     f"Expected a MATLAB 7.3 file (HDF5); cannot read '{self.path}': {error}. Is it cut off?"
                 ) from None
-            self._handle = (os.getpid(), file)
-        return self._handle[1]
+            self._handle = (os.getpid(), file, {name: file[name] for name in file if name != "#refs#"})
+        return self._handle[2]
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
@@ -223,28 +228,28 @@ class NyuLabelled(DepthDataset):
     def scene(self, index: int) -> str:
         """Return the room."""
         if self._scenes is None:
-            file = self._fields()
-            self._scenes = _cell_strings(file, "scenes") if "scenes" in file else [""] * len(file["images"])
+            fields = self._fields()
+            self._scenes = _cell_strings(fields["scenes"]) if "scenes" in fields else [""] * len(fields["images"])
         return self._scenes[int(self.indices[index])]
 
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes in the order of their numbers."""
-        return ("unlabelled", *_cell_strings(self._fields(), "names"))
+        return ("unlabelled", *_cell_strings(self._fields()["names"]))
 
 
 def _chunk_cache_bytes(field: Any) -> int:
-    """Return the bytes of all chunks that one frame touches, at least HDF5's default of 1 MiB."""
+    """Return a cache for all chunks that one frame touches, with a quarter to spare; at least HDF5's own 1 MiB."""
     if field.chunks is None:
         return 2**20
     touched = int(field.chunks[0] * field.dtype.itemsize)
     for size, chunk in zip(field.shape[1:], field.chunks[1:], strict=True):
         touched *= -(-size // chunk) * chunk
-    return max(2**20, min(touched, _MAX_CACHE_BYTES))
+    return max(2**20, min(touched * 5 // 4, _MAX_CACHE_BYTES))
 
 
-def _cell_strings(file: Any, name: str) -> list[str]:
+def _cell_strings(cells: Any) -> list[str]:
     """Return a MATLAB cell array of texts: references to arrays of character codes."""
-    return ["".join(chr(code) for code in file[reference][()].ravel()) for reference in file[name][()].ravel()]
+    return ["".join(chr(code) for code in cells.file[reference][()].ravel()) for reference in cells[()].ravel()]
 
 
 def _inside_border(shape: tuple[int, ...]) -> npt.NDArray[np.bool_]:

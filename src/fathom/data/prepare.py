@@ -198,8 +198,9 @@ def _fields(sample: Sample) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]
     """Divide a sample into arrays and plain values."""
     arrays: dict[str, npt.NDArray[Any]] = {"image": sample.image}
     if sample.valid_mask.any() or sample.kind is not DepthKind.METRIC_DEPTH:
-        # Invalid pixels become NaN, so that the mask need not be stored.
-        arrays["target"] = np.where(sample.valid_mask, sample.target, np.float32(np.nan))
+        # The mask need not be stored: invalid pixels are 0 where every valid one is positive, NaN where it may be 0.
+        hole = np.nan if sample.kind is DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH else 0.0
+        arrays["target"] = np.where(sample.valid_mask, sample.target, np.float32(hole))
     plain: dict[str, Any] = {}
     for key, value in sample.meta.items():
         if isinstance(value, np.ndarray):
@@ -275,9 +276,11 @@ class PreparedDataset(DepthDataset):
         image = arrays.pop("image")
         meta = record["meta"] | {name.removeprefix("meta."): a for name, a in arrays.items() if name != "target"}
         camera = Camera.from_dict(record["camera"]) if record["camera"] is not None else None
-        if "target" in arrays:
+        if "target" in arrays and record["kind"] == DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH:
             mask = np.isfinite(arrays["target"])
             target = np.where(mask, arrays["target"], np.float32(0))
+        elif "target" in arrays:
+            target, mask = arrays["target"], arrays["target"] > 0
         else:
             mask, target = np.zeros(image.shape[:2], np.bool_), np.zeros(image.shape[:2], np.float32)
         return Sample(image, target, mask, camera, meta, DepthKind(record["kind"]))
