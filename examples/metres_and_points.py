@@ -11,7 +11,7 @@ from fathom.demo import photo_path
 from fathom.io import read_image
 from fathom.outputs import write_outputs
 
-photo = sys.argv[1] if len(sys.argv) > 1 else photo_path("coffee")
+photo = sys.argv[1] if len(sys.argv) > 1 else photo_path("astronaut")
 folder = Path(sys.argv[2] if len(sys.argv) > 2 else "out")
 
 picture = read_image(photo)

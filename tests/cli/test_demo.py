@@ -39,9 +39,9 @@ def test_demo(command, tmp_path, monkeypatch):
         assert np.load(out / f"{name}.npy").dtype == np.float32
         assert f"{out / name}_panel.png" in printed
         assert PHOTOS[name] in printed
-    assert read_depth(out / "coffee_metric.png").kind == "metric_depth"
+    assert read_depth(out / "astronaut_metric.png").kind == "metric_depth"
     for suffix in (".ply", ".glb"):
-        assert (out / f"coffee_metric{suffix}").stat().st_size > 1000
+        assert (out / f"astronaut_metric{suffix}").stat().st_size > 1000
     assert "fathom predict PHOTO" in printed
 
 

@@ -22,7 +22,7 @@ PHOTOS = {
 """Each photograph of this folder, and whom it comes from."""
 
 _RELATIVE, _METRIC = "fathom-general", "fathom-indoor"
-_INDOORS = "coffee"
+_INDOORS = "astronaut"
 
 
 @dataclass(frozen=True)
