@@ -20,8 +20,8 @@ def write(job: Job) -> dict[FileRole, Path]:
     Raises:
         ModelError: If coremltools cannot convert the network.
     """
-    coremltools = require_alone("coremltools", "coreml", "Export to Core ML")
     network = job.source.needs_network("A Core ML package")
+    coremltools = require_alone("coremltools", "coreml", "Export to Core ML")
     program = trace(network, job.spec, dynamic=False).run_decompositions({})
     half = coremltools.precision.FLOAT16 if job.precision == "fp16" else coremltools.precision.FLOAT32
     path = job.path(".mlpackage")

@@ -18,9 +18,9 @@ def write(job: Job) -> dict[FileRole, Path]:
     Raises:
         ModelError: If ExecuTorch cannot lower the network.
     """
+    network = job.source.needs_network("An ExecuTorch program")
     exir = require("executorch.exir", "executorch", "Export to ExecuTorch")
     xnnpack = require("executorch.backends.xnnpack.partition.xnnpack_partitioner", "executorch", "Export to ExecuTorch")
-    network = job.source.needs_network("An ExecuTorch program")
     program = trace(network, job.spec, dynamic=False)
     try:
         with warnings.catch_warnings(), _quiet():

@@ -18,9 +18,9 @@ def write(job: Job) -> dict[FileRole, Path]:
     Raises:
         ModelError: If pnnx cannot convert the network, or an operator has no form in ncnn.
     """
+    network = job.source.needs_network("An ncnn model")
     torch = require("torch", "export", "Export to ncnn")
     pnnx = require("pnnx", "ncnn", "Export to ncnn")
-    network = job.source.needs_network("An ncnn model")
     shape = (1, 3, *grid_size(job.spec, 1, 1))
     script = job.folder / "traced.pt"
     with warnings.catch_warnings(), torch.inference_mode():

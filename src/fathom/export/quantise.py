@@ -7,10 +7,11 @@ References: Jacob et al., CVPR 2018, arXiv 1712.05877 (integer arithmetic); ONNX
 "Post-training quantization".
 """
 
+import io
 import logging
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -257,10 +258,11 @@ def _openvino_heads(model: Any) -> list[str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the converters' own log while they work."""
+    """Silence the converters' own log and progress bars while they work."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(previous)

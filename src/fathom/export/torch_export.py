@@ -10,8 +10,8 @@ from fathom.models.cards import FileRole
 
 def write(job: Job) -> dict[FileRole, Path]:
     """Write a job as a ``.pt2`` program; returns the file by its role."""
-    torch = require("torch", "export", "Export with torch.export")
     network = job.source.needs_network("A torch.export program")
+    torch = require("torch", "export", "Export with torch.export")
     path = job.path(".pt2")
     torch.export.save(trace(network, job.spec, dynamic=job.dynamic), path)
     return {"torch_export": path}

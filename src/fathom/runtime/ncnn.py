@@ -46,7 +46,8 @@ class NcnnRuntime:
 
     def _run(self, image: npt.NDArray[np.float32]) -> npt.NDArray:
         extractor = self._net.create_extractor()
-        extractor.input(INPUT, self._ncnn.Mat(np.ascontiguousarray(image[0])))
+        # A Mat that borrows an array has no count of its users, and layers that work in place crash on it: copy it.
+        extractor.input(INPUT, self._ncnn.Mat(np.ascontiguousarray(image[0])).clone())
         status, output = extractor.extract(OUTPUT)
         if status != 0:
             raise ModelError(f"ncnn failed on an input of shape {image.shape}.")
