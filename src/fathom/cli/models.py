@@ -48,6 +48,8 @@ def models(
 @app.command()
 def show(name: Annotated[str, typer.Argument(help="Embedded model, model folder or file, or network.")]) -> None:
     """Show everything that is known about one model, as YAML."""
+    from dataclasses import asdict
+
     import yaml
 
     from fathom.models import MODELS, entry
@@ -64,7 +66,9 @@ def show(name: Annotated[str, typer.Argument(help="Embedded model, model folder 
             "parameters": row.parameters,
             "tasks": list(row.tasks),
             "input_multiple": row.input_multiple,
+            "input": {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(row.input_law).items()},
             "default_loss": row.default_loss,
+            "recipe": f"configs/{row.recipe}" if row.recipe else None,
             "paper": row.paper,
             "licence": row.licence,
             "weights": "none packaged: train it, or load a checkpoint with fathom.models.build(pretrained=...)",
