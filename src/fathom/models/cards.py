@@ -35,7 +35,8 @@ FileRole = Literal[
     "ncnn_bin",
     "torch_export",
 ]
-"""What a file beside a card is; ``*_bin`` holds the weights of a graph in two files, coreml and savedmodel are folders."""
+"""What a file beside a card is; ``*_bin`` holds the weights of a graph in two files; coreml and savedmodel are
+folders."""
 
 _FILE_SUFFIXES = (".onnx", ".safetensors", ".xml", ".tflite", ".pte", ".param", ".pt2")
 """Files that name a model whose card lies beside them."""
