@@ -21,70 +21,19 @@ import onnx
 import onnxruntime
 import torch
 import yaml
-from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
-from torch.export import Dim
 
 from fathom.config import parse_config
+from fathom.export.onnx import compact_weights, program_to_onnx
+from fathom.export.source import trace
 from fathom.models import MODELS
-from fathom.models.cards import ModelCard, file_sha256, write_card
+from fathom.models.cards import InputSpec, ModelCard, file_sha256, write_card
 
-MULTIPLE = 32
-SMALLEST_HALF = 64
-"""Tensors with fewer numbers stay in float32: they weigh nothing, and biases and constants are the most sensitive."""
-OPSET = 18
 MAX_BYTES = 10_000_000
 TOLERANCE = 2e-2
 """Largest difference of any pixel to the network, as a share of the output's spread; float16 weights cause about 7e-3
 at single pixels and 1e-3 in the mean."""
-
-
-def export_onnx(network: nn.Module, path: Path) -> None:
-    """Write a network as ONNX with dynamic batch, height and width, in float32."""
-    example = torch.rand(2, 3, 2 * MULTIPLE, 3 * MULTIPLE)
-    shapes = {0: Dim("batch"), 2: MULTIPLE * Dim("rows"), 3: MULTIPLE * Dim("columns")}
-    program = torch.onnx.export(
-        network.eval(),
-        (example,),
-        dynamo=True,
-        input_names=["image"],
-        output_names=["depth"],
-        opset_version=OPSET,
-        dynamic_shapes={"image": shapes},
-        optimize=True,
-        verbose=False,
-    )
-    assert program is not None
-    onnx.save(program.model_proto, path)
-
-
-def halve_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Store float32 weights as float16 with a cast behind each, and drop the exporter's notes."""
-    weights, casts = [], []
-    for tensor in model.graph.initializer:
-        if tensor.data_type == TensorProto.FLOAT and len(tensor.dims) > 1 and np.prod(tensor.dims) >= SMALLEST_HALF:
-            # With batch norm folded in, the channels of one kernel differ in size by more than float16 spans, so each
-            # output channel has a scale of its own.
-            full = numpy_helper.to_array(tensor)
-            scale = np.abs(full).max(axis=tuple(range(1, full.ndim)), keepdims=True)
-            scale = np.where(scale > 0, scale, np.float32(1))
-            name = tensor.name
-            weights.append(numpy_helper.from_array((full / scale).astype(np.float16), f"{name}_half"))
-            weights.append(numpy_helper.from_array(scale, f"{name}_scale"))
-            casts.append(helper.make_node("Cast", [f"{name}_half"], [f"{name}_float"], to=TensorProto.FLOAT))
-            casts.append(helper.make_node("Mul", [f"{name}_float", f"{name}_scale"], [name]))
-        else:
-            weights.append(tensor)
-    nodes = casts + list(model.graph.node)
-    for node in nodes:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    del model.graph.initializer[:], model.graph.node[:], model.graph.value_info[:]
-    model.graph.initializer.extend(weights)
-    model.graph.node.extend(nodes)
-    onnx.checker.check_model(model)
-    return model
 
 
 def largest_difference(network: nn.Module, path: Path) -> float:
@@ -120,8 +69,9 @@ def package(network: nn.Module, written: dict[str, Any], out: Path, *, tolerance
     # The last checks come before the rename, so a bad export never replaces a good file.
     with tempfile.TemporaryDirectory(dir=out) as folder:
         files = {"onnx": Path(folder, f"{name}.onnx"), "safetensors": Path(folder, f"{name}.safetensors")}
-        export_onnx(network, files["onnx"])
-        onnx.save(halve_weights(onnx.load(files["onnx"])), files["onnx"])
+        spec = parse_config(written["input"], InputSpec, source=name)
+        model = program_to_onnx(trace(network, spec, dynamic=True))
+        onnx.save(compact_weights(model, "fp16"), files["onnx"])
         difference = largest_difference(network, files["onnx"])
         if difference > tolerance:
             raise SystemExit(f"{name}.onnx differs from the network by {difference:.2e}; allowed are {tolerance:.0e}.")
