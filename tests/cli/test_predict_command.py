@@ -153,6 +153,8 @@ NUM_MANY = 150
 
 def start(folder, out, model, **options):
     command = [*FATHOM, "predict", folder, "-o", out, "-m", model, "-f", "png16,npz", "--json"]
+    # A background job of a shell ignores Ctrl-C, and its children inherit that.
+    options.setdefault("preexec_fn", lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
