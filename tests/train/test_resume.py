@@ -55,9 +55,10 @@ def curves(folder: Path) -> tuple[list[tuple[str, ...]], list[tuple[str, ...]]]:
     )
 
 
-def start(recipe: Path, folder: Path) -> "subprocess.Popen[str]":
+def start(recipe: Path, folder: Path, *words: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", "fathom", "train", str(recipe), "--out", str(folder)],
+        [sys.executable, "-m", "fathom", "train", str(recipe), "--out", str(folder), *words],
+        start_new_session=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stderr=subprocess.PIPE,
         text=True,
@@ -84,18 +85,19 @@ def test_resume_after_kill_gives_the_same_curve(tmp_path, data, whole):
     process.communicate()
     assert len(csv_columns(folder / "train.csv", "step")) < STEPS
     result = fit(make_recipe(data, **CHANGES), folder, resume=True, say=quiet)
-    assert (result.step, result.interrupted) == (STEPS, False)
+    assert (result.step, result.signal) == (STEPS, None)
     assert curves(folder) == curves(whole)
 
 
 @pytest.mark.slow
-def test_sigterm_saves_the_step_it_is_at(tmp_path, data, whole):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_saves_the_step_it_is_at(tmp_path, data, whole, number):
     folder = tmp_path / "run"
-    process = start(write_recipe(tmp_path / "recipe.yaml", data, **CHANGES), folder)
+    process = start(write_recipe(tmp_path / "recipe.yaml", data, **CHANGES), folder, "--set", "data.workers=1")
     wait_for_rows(process, folder / "train.csv", 7)
-    process.send_signal(signal.SIGTERM)
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=300)
-    assert process.returncode == 143, errors
+    assert process.returncode == 128 + number, errors
     assert "--resume" in errors
     done = len(csv_columns(folder / "train.csv", "step"))
     assert done < STEPS

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-STOPPED = 143
-"""Exit code after SIGTERM, as shells have it: 128 + SIGTERM."""
+SIGNALLED = 128
+"""Exit code after a signal, as shells have it: this plus its number."""
 
 
 def _show_options(wanted: bool) -> None:
@@ -53,8 +53,8 @@ def train(
         load_teacher=lambda name: load_model(name).predict,
         say=lambda line: typer.echo(line, err=True),
     )
-    if result.interrupted:
-        raise typer.Exit(STOPPED)
+    if result.signal is not None:
+        raise typer.Exit(SIGNALLED + result.signal)
     if rank_of_process() > 0:
         return
     typer.echo(str(folder))

@@ -32,7 +32,16 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 
 class Interrupted(Exception):
-    """The run was asked to stop and has saved its state."""
+    """The run was asked to stop and has saved its state.
+
+    Args:
+        step: Steps done.
+        number: Number of the signal.
+    """
+
+    def __init__(self, step: int, number: int) -> None:
+        super().__init__(f"Asked to stop; the state of step {step} is saved.")
+        self.number = number
 
 
 def step_ended(trainer: pl.Trainer, batch_idx: int) -> bool:
@@ -207,8 +216,8 @@ def is_collapsed(pred: Tensor) -> bool:
 class Keeper(pl.Callback):
     """Saves the state: after every validation, every so many steps, at the end, and when the run is asked to stop.
 
-    A file is written under another name and then renamed, so a checkpoint is whole or not there. SIGTERM lets the step
-    finish, saves, and ends the run with `Interrupted`.
+    A file is written under another name and then renamed, so a checkpoint is whole or not there. SIGTERM or Ctrl-C let
+    the step finish, save, and end the run with `Interrupted`; a second Ctrl-C ends it at once.
 
     Args:
         folder: Folder of the run.
@@ -218,15 +227,18 @@ class Keeper(pl.Callback):
     def __init__(self, folder: Path, every: int | None) -> None:
         self.folder, self.every = folder, every
         self.wanted: set[str] = set()
-        self._asked_to_stop = False
+        self._signal = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen for SIGTERM; Lightning puts its own handler back afterwards."""
+        """Listen for signals; Lightning puts all handlers back at the end."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._on_signal)
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, self._on_signal)
 
-    def _on_signal(self, *_: Any) -> None:
-        self._asked_to_stop = True
+    def _on_signal(self, number: int, _: Any) -> None:
+        if self._signal and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._signal = number
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -237,14 +249,14 @@ class Keeper(pl.Callback):
         assert isinstance(pl_module, TrainingModule)
         step = trainer.global_step
         # The processes of one run must agree to stop, or the others would wait for ever.
-        stop = bool(trainer.strategy.reduce_boolean_decision(self._asked_to_stop, all=False))
+        stop = bool(trainer.strategy.reduce_boolean_decision(self._signal > 0, all=False))
         if stop or step == pl_module.steps or (self.every is not None and step % self.every == 0):
             self.wanted.add(LAST)
         for name in sorted(self.wanted):
             save_atomic(trainer, self.folder / name)
         self.wanted.clear()
         if stop:
-            raise Interrupted(f"Asked to stop; the state of step {step} is saved.")
+            raise Interrupted(step, self._signal or signal.SIGTERM)
 
 
 def save_atomic(trainer: pl.Trainer, path: Path) -> None:

@@ -61,7 +61,7 @@ class FitResult:
         steps: Steps of the whole run.
         scores: Scores of the last validation.
         best: Best monitored score, if one was taken.
-        interrupted: Whether it was asked to stop; continue it with ``resume``.
+        signal: Number of the signal that stopped it, if one did; continue it with ``resume``.
     """
 
     folder: Path
@@ -69,7 +69,7 @@ class FitResult:
     steps: int
     scores: dict[str, float]
     best: float | None
-    interrupted: bool
+    signal: int | None
 
 
 def fit(
@@ -160,13 +160,13 @@ def fit(
         for name in (TRAIN_FILE, VAL_FILE):
             CsvTable(folder / name).cut_after(step)
         say(f"Continuing after step {step} of {steps}.")
-    interrupted = False
+    stopped_by: int | None = None
     with _quiet():
         if checkpoint is None or _step_of(checkpoint) < steps:
             try:
                 trainer.fit(module, ckpt_path=checkpoint)
             except Interrupted as stop:
-                interrupted = True
+                stopped_by = stop.number
                 say(f"{stop} Continue with the same command and --resume.")
             else:
                 if trainer.global_step < steps:
@@ -178,7 +178,7 @@ def fit(
         steps,
         validation.scores if validation is not None else {},
         validation.best if validation is not None else None,
-        interrupted,
+        stopped_by,
     )
     if is_first:
         _write_summary(result, recipe, validation)
@@ -324,7 +324,7 @@ def _write_summary(result: FitResult, recipe: Recipe, validation: Validation | N
         "model": recipe.model.name,
         "step": result.step,
         "steps": result.steps,
-        "interrupted": result.interrupted,
+        "interrupted": result.signal is not None,
         "scores": result.scores,
         "best": result.best,
         "best_step": validation.best_step if validation is not None else None,

@@ -6,6 +6,7 @@ processes of half the batch draw what one process of the whole batch draws.
 """
 
 import itertools
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -293,11 +294,33 @@ class RankSampler(Sampler[int]):
         return iter(self.indices)
 
 
+def ignore_signals(_: int) -> None:
+    """Let only the training process answer SIGTERM and Ctrl-C, which often go to the whole group of processes.
+
+    It ends the readers itself, and they end when it dies.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 def train_loader(samples: TrainSamples, sampler: StepSampler, workers: int) -> DataLoader[dict[str, Any]]:
     """Return the batches of a run from the sampler's start on."""
-    return DataLoader(samples, batch_sampler=sampler, num_workers=workers, collate_fn=join_batches)
+    return DataLoader(
+        samples,
+        batch_sampler=sampler,
+        num_workers=workers,
+        collate_fn=join_batches,
+        worker_init_fn=ignore_signals,
+    )
 
 
 def val_loader(samples: ValSamples, sampler: RankSampler, batch_size: int, workers: int) -> DataLoader[dict[str, Any]]:
     """Return the batches of a validation."""
-    return DataLoader(samples, batch_size=batch_size, sampler=sampler, num_workers=workers, collate_fn=join_batches)
+    return DataLoader(
+        samples,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=workers,
+        collate_fn=join_batches,
+        worker_init_fn=ignore_signals,
+    )
