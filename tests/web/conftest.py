@@ -30,7 +30,7 @@ FLAGS = (
 ).split()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open, playwright's event loop counts as running in this thread
 def browser() -> Iterator:
     if not is_built():
         pytest.skip("the page is not built (no Node.js at installation)")
