@@ -9,6 +9,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from fathom.errors import ConfigError
+from fathom.geometry.warp import sample_horizontal
 from fathom.losses.bins import bins_chamfer_loss, ordinal_regression_loss, ordinal_to_depth, sid_thresholds
 from fathom.losses.depth import (
     berhu_loss,
@@ -56,7 +57,6 @@ from fathom.losses.selfsupervised import (
     ssim_error_map,
 )
 from fathom.losses.uncertainty import gaussian_nll_loss, laplace_nll_loss
-from fathom.losses.warp import sample_horizontal
 
 DEPTH_LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": mse_loss,

@@ -3,14 +3,14 @@
 Images are (B, C, H, W) with colours in [0, 1]. Masks are (B, 1, H, W), for instance "inside the other view".
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fathom.errors import ShapeError
+from fathom.geometry.warp import sample_horizontal
 from fathom.losses._masking import masked, masked_mean
-from fathom.losses.warp import sample_horizontal
 
 SSIM_C1 = 0.01**2
 SSIM_C2 = 0.03**2
@@ -18,7 +18,33 @@ SSIM_C2 = 0.03**2
 AUTO_MASK_NOISE = 1e-5
 
 
-def ssim_error_map(pred: Tensor, target: Tensor, *, padding: Literal["valid", "reflect"]) -> Tensor:
+class SsimMoments(NamedTuple):
+    """Mean and variance over 3 x 3 windows, from `ssim_moments`."""
+
+    mean: Tensor
+    variance: Tensor
+
+
+def ssim_moments(image: Tensor, *, padding: Literal["valid", "reflect"]) -> SsimMoments:
+    """Compute what `ssim_error_map` needs of one picture, so that many can be compared with it.
+
+    Args:
+        image: Shape (B, C, H, W).
+        padding: As in `ssim_error_map`.
+
+    Example:
+        >>> moments = ssim_moments(torch.full((1, 1, 3, 3), 0.5), padding="valid")
+        >>> moments.mean.item(), moments.variance.item()
+        (0.5, 0.0)
+    """
+    image = _padded(image, padding)
+    mean = _window_mean(image)
+    return SsimMoments(mean, _window_mean(image * image) - mean.square())
+
+
+def ssim_error_map(
+    pred: Tensor, target: Tensor, *, padding: Literal["valid", "reflect"], moments: SsimMoments | None = None
+) -> Tensor:
     """Compute ``clip((1 - S) / 2, 0, 1)`` from the similarity S over 3 x 3 means, at each pixel and channel.
 
     ``S = (2 m_p m_g + C1)(2 s_pg + C2) / ((m_p^2 + m_g^2 + C1)(s_p^2 + s_g^2 + C2))`` with C1 = 1e-4, C2 = 9e-4.
@@ -28,6 +54,7 @@ def ssim_error_map(pred: Tensor, target: Tensor, *, padding: Literal["valid", "r
         target: Image, same shape.
         padding: ``valid`` keeps whole windows (monodepth; the map shrinks by 2), ``reflect`` mirrors the border
             (monodepth2; same size).
+        moments: `ssim_moments` of the target, where they are known already.
 
     Returns:
         Error in [0, 1], shape (B, C, H - 2, W - 2) or (B, C, H, W).
@@ -44,20 +71,22 @@ def ssim_error_map(pred: Tensor, target: Tensor, *, padding: Literal["valid", "r
         Godard et al., CVPR 2017, equation 2; ICCV 2019, section 3.1.
     """
     _check_images(pred, target)
-    if padding == "reflect":
-        pred, target = (torch.nn.functional.pad(x, (1, 1, 1, 1), mode="reflect") for x in (pred, target))
-
-    def mean(values: Tensor) -> Tensor:
-        result: Tensor = torch.nn.functional.avg_pool2d(values, 3, stride=1)
-        return result
-
-    mean_p, mean_g = mean(pred), mean(target)
-    var_p, var_g = mean(pred * pred) - mean_p.square(), mean(target * target) - mean_g.square()
-    covariance = mean(pred * target) - mean_p * mean_g
+    mean_g, var_g = moments or ssim_moments(target, padding=padding)
+    mean_p, var_p = ssim_moments(pred, padding=padding)
+    covariance = _window_mean(_padded(pred * target, padding)) - mean_p * mean_g
     similarity = ((2 * mean_p * mean_g + SSIM_C1) * (2 * covariance + SSIM_C2)) / (
         (mean_p.square() + mean_g.square() + SSIM_C1) * (var_p + var_g + SSIM_C2)
     )
     return ((1 - similarity) / 2).clamp(0, 1)
+
+
+def _padded(image: Tensor, padding: str) -> Tensor:
+    return torch.nn.functional.pad(image, (1, 1, 1, 1), mode="reflect") if padding == "reflect" else image
+
+
+def _window_mean(values: Tensor) -> Tensor:
+    result: Tensor = torch.nn.functional.avg_pool2d(values, 3, stride=1)
+    return result
 
 
 def monodepth_photometric_loss(
