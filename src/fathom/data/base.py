@@ -13,6 +13,8 @@ picture in every transform (`fathom.data.transforms`):
     ``target_right``     ground truth of the second picture, shape (H, W), with ``valid_mask_right``
     ``baseline_sign``    1 where the second view lies to the right of `image`, -1 where it lies to the left
     ``pose``             camera to world, metres, shape (4, 4)
+    ``neighbours``       other frames of the same camera, a list of uint8 (H, W, 3)
+    ``neighbour_poses``  from this camera to that of each neighbour, metres, shape (S, 4, 4)
     ===================  =============================================================================
 
 Cameras follow the convention of `Camera`: the centre of the first pixel is at (0.5, 0.5). Most published calibrations

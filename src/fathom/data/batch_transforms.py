@@ -15,6 +15,7 @@ from fathom.data.transforms import depth_factor
 from fathom.errors import KindError, ShapeError, require
 
 _NEAREST = ("labels", "instances", "normals")
+_PICTURES = ("image", "image_right", "neighbours")
 _LUMA = (0.2989, 0.587, 0.114)
 """Weights of R, G, B in grey, ITU-R BT.601, as torchvision has them."""
 
@@ -96,7 +97,8 @@ def augment_geometry(batch: dict[str, Any], config: AugmentConfig, generator: An
     stereo = "image_right" in batch
     if stereo and config.rotate_deg:
         raise KindError("A stereo pair cannot be rolled: its rows would no longer match. Set rotate_deg to 0.")
-    one_truth = stereo and bool(batch["valid_mask"].any()) and "target_right" not in batch
+    swaps = stereo and "neighbours" not in batch
+    one_truth = swaps and bool(batch["valid_mask"].any()) and "target_right" not in batch
     if one_truth and config.flip:
         raise KindError(
             "Mirroring swaps the views of a stereo pair, and this set has ground truth for one. Set flip to 0."
@@ -126,9 +128,9 @@ def augment_geometry(batch: dict[str, Any], config: AugmentConfig, generator: An
     unchanged = (height, width) == (rows, columns) and bool((forward == torch.eye(3, dtype=torch.float64)).all())
 
     out = dict(batch)
-    out["image"] = _as_float(batch["image"])
-    if stereo:
-        out["image_right"] = _as_float(batch["image_right"])
+    for key in _PICTURES:
+        if key in batch:
+            out[key] = _as_float(batch[key])
     if not unchanged:
         _resample(torch, out, forward, (height, width))
     factor = torch.tensor([depth_factor(batch["kind"], float(s)) for s in zoom])
@@ -137,20 +139,34 @@ def augment_geometry(batch: dict[str, Any], config: AugmentConfig, generator: An
     for key in ("target", "target_right"):
         if key in out:
             out[key] = out[key] * factor.to(out[key])[:, None, None]
+    world = mirror_world @ roll
     if "normals" in out:
-        world = (mirror_world @ roll).to(out["normals"])
-        out["normals"] = torch.einsum("bij,bjhw->bihw", world, out["normals"])
+        out["normals"] = torch.einsum("bij,bjhw->bihw", world.to(out["normals"]), out["normals"])
+    if "neighbour_poses" in batch:
+        out["neighbour_poses"] = _moved_poses(torch, batch["neighbour_poses"], world, zoom)
     if "intrinsics" in batch:
-        k = forward @ batch["intrinsics"].double().cpu() @ torch.linalg.inv(mirror_world @ roll)
+        k = forward @ batch["intrinsics"].double().cpu() @ torch.linalg.inv(world)
         # Square pixels leave nothing here; others would leave a shear that a pinhole matrix cannot hold.
         k[:, 0, 1] = 0
         k[:, 1, 0] = 0
         out["intrinsics"] = k.to(batch["intrinsics"])
     if "baseline_m" in batch:
         out["baseline_m"] = batch["baseline_m"] / zoom.to(batch["baseline_m"])
-    if stereo:
+    if swaps:
         _swap_views(torch, out, mirrored)
+    elif stereo:
+        # Neighbours are frames of the first camera, so that one stays the first; the other now lies on its other side.
+        out["baseline_sign"] = batch["baseline_sign"] * sign.to(batch["baseline_sign"])
     return out
+
+
+def _moved_poses(torch: Any, poses: Any, world: Any, zoom: Any) -> Any:
+    """Return motions between cameras that have been rolled or mirrored alike, in a scene that is nearer by `zoom`."""
+    around = torch.eye(4, dtype=torch.float64).repeat(len(world), 1, 1)
+    around[:, :3, :3] = world
+    moved = around[:, None] @ poses.double().cpu() @ torch.linalg.inv(around)[:, None]
+    moved[:, :, :3, 3] /= zoom[:, None, None]
+    return moved.to(poses)
 
 
 def _as_float(image: Any) -> Any:
@@ -176,11 +192,13 @@ def _resample(torch: Any, out: dict[str, Any], forward: Any, size: tuple[int, in
     theta = back[:, :2].to(device, torch.float32)
     functional = torch.nn.functional
     grid = functional.affine_grid(theta, [count, 1, height, width], align_corners=False)
-    for key in ("image", "image_right"):
+    inside = (grid.abs() <= 1).all(-1)[:, None]
+    for key in _PICTURES:
         if key in out:
             # Border values, then black outside: blending with black would darken the last picture row.
-            seen = functional.grid_sample(out[key], grid, mode="bilinear", padding_mode="border", align_corners=False)
-            out[key] = seen * (grid.abs() <= 1).all(-1)[:, None]
+            planes = out[key].flatten(1, -3)  # the neighbours of a picture are moved as it is
+            seen = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
+            out[key] = (seen * inside).unflatten(1, out[key].shape[1:-2])
     for key in ("target", "valid_mask", "target_right", "valid_mask_right", *_NEAREST):
         if key not in out:
             continue
@@ -204,7 +222,7 @@ def _swap_views(torch: Any, out: dict[str, Any], mirrored: Any) -> None:
 
 
 def augment_colour(batch: dict[str, Any], config: AugmentConfig, generator: Any = None) -> dict[str, Any]:
-    """Change colour, noise and blur of a batch; both views of a stereo pair alike, except for noise.
+    """Change colour, noise and blur of a batch; all views of a sample alike, except for noise.
 
     Args:
         batch: A batch; it is not changed.
@@ -229,22 +247,25 @@ def augment_colour(batch: dict[str, Any], config: AugmentConfig, generator: Any 
     sigma = _draw(torch, count, *config.blur_sigma, generator)
     blurred = _draw(torch, count, 0.0, 1.0, generator) < config.blur
     noise = _draw(torch, count, 0.0, config.noise, generator)
-    for key in ("image", "image_right"):
+    for key in _PICTURES:
         if key not in batch:
             continue
-        image = _as_float(batch[key])
-        b, c, s = (factors[name].to(image)[:, None, None, None] for name in factors)
+        # Neighbours are so many pictures more, with the factors of their sample.
+        image = _as_float(batch[key]).flatten(0, -4)
+        each = len(image) // count
+        b, c, s = (factors[name].repeat_interleave(each).to(image)[:, None, None, None] for name in factors)
         image = (image * b).clamp(0, 1)
         if config.contrast:
             image = (c * image + (1 - c) * _grey(torch, image).mean((2, 3), keepdim=True)).clamp(0, 1)
         if config.saturation:
             image = (s * image + (1 - s) * _grey(torch, image)).clamp(0, 1)
         if config.hue or config.blur:
-            image = _hue_and_blur(torch, image, hue, sigma, blurred, config)
+            turn, width, some = (drawn.repeat_interleave(each) for drawn in (hue, sigma, blurred))
+            image = _hue_and_blur(torch, image, turn, width, some, config)
         if config.noise:
             drawn = torch.randn(image.shape, generator=generator).to(image)
-            image = (image + drawn * noise.to(image)[:, None, None, None]).clamp(0, 1)
-        out[key] = image
+            image = (image + drawn * noise.repeat_interleave(each).to(image)[:, None, None, None]).clamp(0, 1)
+        out[key] = image.unflatten(0, batch[key].shape[:-3])
     return out
 
 

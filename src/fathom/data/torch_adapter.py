@@ -11,6 +11,9 @@ A batch is a dict:
     ``labels``            int64, (B, H, W), where the set has labels; ``instances`` likewise
     ``normals``           float32, (B, 3, H, W), where the set has normals
     ``image_right`` ...   companions of a stereo pair, shaped as their left counterparts
+    ``baseline_sign``     float32, (B,), 1 where the second view lies to the right of ``image``, -1 to the left
+    ``neighbours``        uint8, (B, S, 3, H, W), other frames of the same camera
+    ``neighbour_poses``   float32, (B, S, 4, 4), from this camera to that of each neighbour, where known
     ``kind``              `DepthKind` of the targets
     ``id``, ``scene``     lists of text
     ====================  =================================================================
@@ -92,7 +95,27 @@ def collate(samples: Sequence[Sample]) -> dict[str, Any]:
         if all(sample.meta.get(key) is not None for sample in samples):
             arrays = [np.asarray(sample.meta[key], dtype) for sample in samples]
             batch[key] = channels_first(arrays) if arrays[0].ndim == 3 else torch.from_numpy(np.stack(arrays))
+    batch.update(_other_views(samples, torch))
     return batch
+
+
+def _other_views(samples: Sequence[Sample], torch: Any) -> dict[str, Any]:
+    """Return what a batch holds about the frames around each picture, and the side of its second view."""
+    metas = [sample.meta for sample in samples]
+    views: dict[str, Any] = {}
+    if all(meta.get("image_right") is not None for meta in metas):
+        # Every reader puts the second view to the right, unless it says otherwise.
+        views["baseline_sign"] = torch.tensor([float(meta.get("baseline_sign", 1)) for meta in metas])
+    if all(meta.get("neighbours") for meta in metas):
+        counts = sorted({len(meta["neighbours"]) for meta in metas})
+        if len(counts) != 1:
+            raise ShapeError(f"The samples of a batch must have the same number of neighbours; got {counts}.")
+        stacked = np.stack([np.stack(meta["neighbours"]) for meta in metas])
+        views["neighbours"] = torch.from_numpy(np.ascontiguousarray(stacked.transpose(0, 1, 4, 2, 3)))
+        if all(meta.get("neighbour_poses") is not None for meta in metas):
+            poses = np.stack([np.asarray(meta["neighbour_poses"], np.float32) for meta in metas])
+            views["neighbour_poses"] = torch.from_numpy(poses)
+    return views
 
 
 def make_loader(

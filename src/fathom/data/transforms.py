@@ -114,16 +114,18 @@ def crop_sample(sample: Sample, top: int, left: int, height: int, width: int) ->
 def flip_sample(sample: Sample) -> Sample:
     """Mirror a sample left to right.
 
-    The x of normals changes sign. The two views of a stereo pair change places: the mirrored right view is the left
-    view of the mirrored world, and the ground truth is then that of the right view.
+    The x of normals changes sign, and poses are mirrored. The two views of a stereo pair change places: the mirrored
+    right view is the left view of the mirrored world, and the ground truth is then that of the right view. A pair with
+    neighbours, which are frames of the first camera, keeps its order, and its `baseline_sign` changes.
 
     Raises:
         KindError: If the sample is a stereo pair whose ground truth belongs to one view only.
     """
     width = sample.image.shape[1]
     stereo = sample.meta.get("image_right") is not None
+    swaps = stereo and not sample.meta.get("neighbours")
     has_depth = bool(sample.valid_mask.any())
-    if stereo and has_depth and sample.meta.get("target_right") is None:
+    if swaps and has_depth and sample.meta.get("target_right") is None:
         raise KindError(
             "Mirroring a stereo pair swaps its views, and this pair has ground truth for one view only. "
             "Read it without its second view, or do not flip it."
@@ -143,7 +145,19 @@ def flip_sample(sample: Sample) -> Sample:
     if meta.get("normals") is not None:
         meta["normals"] = meta["normals"] * np.array([-1, 1, 1], meta["normals"].dtype)
     image, target, mask = flipped.image, flipped.target, flipped.valid_mask
-    if stereo:
+    if swaps and "pose" in meta:
+        pose = meta.pop("pose")  # stays away where nobody knows how far away the other camera is
+        if sample.camera is not None and sample.camera.baseline_m is not None:
+            to_other = np.eye(4)
+            to_other[0, 3] = meta.get("baseline_sign", 1) * sample.camera.baseline_m
+            meta["pose"] = pose @ to_other
+    mirrored = np.diag([-1.0, 1, 1, 1])
+    for key in ("pose", "neighbour_poses"):
+        if key in meta:
+            meta[key] = mirrored @ meta[key] @ mirrored
+    if stereo and not swaps:
+        meta["baseline_sign"] = -meta.get("baseline_sign", 1)
+    if swaps:
         image, meta["image_right"] = meta["image_right"], image
         if meta.get("target_right") is not None:
             target, meta["target_right"] = meta["target_right"], target
