@@ -55,8 +55,10 @@ from fathom.losses.selfsupervised import (
     photometric_error_map,
     sfmlearner_photometric_loss,
     ssim_error_map,
+    ssim_moments,
 )
 from fathom.losses.uncertainty import gaussian_nll_loss, laplace_nll_loss
+from fathom.losses.views import ViewLoss, Views
 
 DEPTH_LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": mse_loss,
@@ -129,6 +131,8 @@ __all__ = [
     "LOSSES",
     "FunctionLoss",
     "UncertaintyWeightedSum",
+    "ViewLoss",
+    "Views",
     "auto_mask",
     "bce_dice_loss",
     "bce_loss",
@@ -175,6 +179,7 @@ __all__ = [
     "squared_gradient_loss",
     "squared_log_gradient_loss",
     "ssim_error_map",
+    "ssim_moments",
     "trimmed_scale_shift_invariant_loss",
     "uncertainty_weighted_sum",
     "virtual_normal_loss",

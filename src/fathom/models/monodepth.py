@@ -25,15 +25,19 @@ ResNet-50 encoder: 7x7 stride 2 to 64 (h/2), max pool 3x3 (h/4), stages of 3, 4,
 h/32, h/64 with 256, 512, 1024, 2048 channels; stride 2 is in the *last* block of each stage; no normalisation.
 """
 
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fathom.errors import ConfigError
 from fathom.models.base import crop_like
 
 NUM_SCALES = 4
+
+Unit = Literal["share", "px"]
+"""Disparity as a fraction of the picture's width, or in pixels of the input."""
 
 
 def double_like(maps: Tensor, reference: Tensor) -> Tensor:
@@ -121,17 +125,24 @@ class Monodepth(nn.Module):
         encoder: Module that maps a picture to maps of halving size, with ``channels`` in that order.
         decoder_channels: Channels of the decoder from the coarsest level to the full size, one per encoder map.
         max_disparity: Largest disparity as a fraction of the picture's width.
+        unit: ``"share"`` gives disparity as a fraction of the picture's width; ``"px"`` in pixels of the input.
 
     Reference:
         Godard et al., CVPR 2017, section 3.1.
     """
 
     def __init__(
-        self, encoder: _VggEncoder | _ResNetEncoder, decoder_channels: tuple[int, ...], max_disparity: float = 0.3
+        self,
+        encoder: _VggEncoder | _ResNetEncoder,
+        decoder_channels: tuple[int, ...],
+        max_disparity: float = 0.3,
+        unit: Unit = "share",
     ) -> None:
         super().__init__()
+        if unit not in ("share", "px"):
+            raise ConfigError(f"`unit` must be share (of the width) or px; got '{unit}'.")
         self.encoder = encoder
-        self.max_disparity = max_disparity
+        self.max_disparity, self.unit = max_disparity, unit
         levels = len(decoder_channels)
         skips = (*encoder.channels[-2::-1], 0)
         self.upconv = nn.ModuleList(
@@ -150,7 +161,8 @@ class Monodepth(nn.Module):
         Returns:
             ``disparity_0`` ... ``disparity_3`` of the left picture, which is the input, and ``disparity_right_0`` ...
             ``disparity_right_3`` of the right one, each (B, 1, ceil(h / 2^i), ceil(w / 2^i)), as a fraction of the
-            picture's width, in (0, max_disparity). Times the width in pixels it is a disparity [px].
+            picture's width, in (0, max_disparity). Times the width in pixels it is a disparity [px], which is what the
+            unit ``"px"`` gives, at every scale in pixels of the input.
         """
         skips = [image, *self.encoder(image)]
         maps = skips.pop()
@@ -167,6 +179,8 @@ class Monodepth(nn.Module):
             if level >= first_scale:
                 outputs.append(self.max_disparity * torch.sigmoid(self.predict[level - first_scale](maps)))
         outputs.reverse()
+        if self.unit == "px":
+            outputs = [image.shape[-1] * pair for pair in outputs]
         left = {f"disparity_{scale}": pair[:, :1] for scale, pair in enumerate(outputs)}
         return left | {f"disparity_right_{scale}": pair[:, 1:] for scale, pair in enumerate(outputs)}
 
@@ -178,13 +192,16 @@ def _initialise(network: nn.Module) -> None:
             nn.init.zeros_(cast(Tensor, module.bias))
 
 
-def build_monodepth_vgg(*, in_channels: int = 3, base_channels: int = 32, max_disparity: float = 0.3) -> Monodepth:
+def build_monodepth_vgg(
+    *, in_channels: int = 3, base_channels: int = 32, max_disparity: float = 0.3, unit: Unit = "share"
+) -> Monodepth:
     """Build monodepth with the VGG-like encoder: 31,600,072 parameters by default.
 
     Args:
         in_channels: Channels of the picture.
         base_channels: Channels of the first stage; all others keep the paper's ratios to it (even).
         max_disparity: Largest disparity as a fraction of the picture's width.
+        unit: ``"share"`` or ``"px"``; see `Monodepth`.
 
     Returns:
         The network; sides that are multiples of 128 meet the paper's sizes, any other side works.
@@ -196,13 +213,18 @@ def build_monodepth_vgg(*, in_channels: int = 3, base_channels: int = 32, max_di
     """
     width = base_channels
     decoder = (16 * width, 16 * width, 8 * width, 4 * width, 2 * width, width, width // 2)
-    network = Monodepth(_VggEncoder(in_channels, width), decoder, max_disparity)
+    network = Monodepth(_VggEncoder(in_channels, width), decoder, max_disparity, unit)
     _initialise(network)
     return network
 
 
 def build_monodepth_resnet50(
-    *, in_channels: int = 3, base_channels: int = 64, max_disparity: float = 0.3, always_project: bool = False
+    *,
+    in_channels: int = 3,
+    base_channels: int = 64,
+    max_disparity: float = 0.3,
+    always_project: bool = False,
+    unit: Unit = "share",
 ) -> Monodepth:
     """Build monodepth with the ResNet-50 encoder: 49,466,152 parameters by default.
 
@@ -212,6 +234,7 @@ def build_monodepth_resnet50(
         max_disparity: Largest disparity as a fraction of the picture's width.
         always_project: Give every bottleneck a projection in its shortcut (58,452,008 parameters). The published
             TensorFlow graph is so, because its test "do the channels differ?" is always true.
+        unit: ``"share"`` or ``"px"``; see `Monodepth`.
 
     Returns:
         The network; sides that are multiples of 64 meet the paper's sizes, any other side works.
@@ -223,6 +246,6 @@ def build_monodepth_resnet50(
     """
     width = base_channels
     decoder = (8 * width, 4 * width, 2 * width, width, width // 2, width // 4)
-    network = Monodepth(_ResNetEncoder(in_channels, width, always_project), decoder, max_disparity)
+    network = Monodepth(_ResNetEncoder(in_channels, width, always_project), decoder, max_disparity, unit)
     _initialise(network)
     return network

@@ -190,6 +190,8 @@ class Curves(pl.Callback):
         pred = module.last_pred
         if pred is None or "depth" not in module.recipe.tasks or self._has_collapsed or step < 20:
             return
+        if module.recipe.selfsupervised is not None:
+            return  # see `fathom.train.view_watch`
         if is_collapsed(pred):
             self._has_collapsed = True
             self.say(

@@ -26,6 +26,7 @@ from fathom.train.config_extras import (
     LintConfig,
     LoggerConfig,
 )
+from fathom.train.config_views import SelfSupervisedConfig
 from fathom.types import DepthKind
 
 Task = Literal["depth", "normals", "labels", "segmentation"]
@@ -236,6 +237,8 @@ class Recipe(StrictConfig):
     """Random changes of the training pictures; `crop` cuts the middle in validation."""
     losses: tuple[LossTerm, ...] = ()
     """Summands of the loss; empty: the network's own."""
+    selfsupervised: SelfSupervisedConfig | None = None
+    """Learn from other views of the scene instead of from depth."""
     uncertainty_weighting: bool = False
     """Learn the weights of the summands (Kendall et al., CVPR 2018); `weight` then multiplies inside."""
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -282,6 +285,7 @@ class Recipe(StrictConfig):
         _check_length(self)
         _check_validation(self)
         _check_terms(self)
+        _check_views(self)
         if self.model.task_options and len(self.tasks) == 1:
             raise ValueError("`model.task_options` are for several tasks; put them into `model.options`.")
         return self
@@ -327,6 +331,30 @@ def _check_terms(recipe: Recipe) -> None:
     strange = [term.task for term in terms if term.task is not None and term.task not in recipe.tasks]
     if strange:
         raise ValueError(f"A loss is for the task '{strange[0]}', which is not among `tasks` {list(recipe.tasks)}.")
+
+
+def _check_views(recipe: Recipe) -> None:
+    if recipe.selfsupervised is None:
+        return
+    if recipe.tasks != ("depth",):
+        raise ValueError(f"`selfsupervised` learns depth alone; `tasks` has {list(recipe.tasks)}. Remove the others.")
+    given = [
+        name
+        for name, on in (
+            ("losses", recipe.losses),
+            ("phases", recipe.phases),
+            ("adversarial", recipe.adversarial),
+            ("distillation", recipe.distillation),
+            ("uncertainty_weighting", recipe.uncertainty_weighting),
+        )
+        if on
+    ]
+    if given:
+        raise ValueError(f"`selfsupervised` makes the loss, so `{given[0]}` has no effect. Remove one of the two.")
+    if recipe.selfsupervised.stereo and recipe.augment.rotate_deg:
+        raise ValueError(
+            "A stereo pair cannot be rolled: its rows would no longer match. Set `augment.rotate_deg` to 0."
+        )
 
 
 def load_recipe(path: str | Path, overrides: Iterable[str] = ()) -> Recipe:
@@ -388,7 +416,7 @@ def is_lower_better(score: str) -> bool:
 
 def monitored_score(recipe: Recipe) -> str:
     """Return the name of the score that decides which weights are the best."""
-    return recipe.validation.monitor or DEFAULT_MONITOR[recipe.tasks[0]]
+    return recipe.validation.monitor or ("loss" if recipe.selfsupervised else DEFAULT_MONITOR[recipe.tasks[0]])
 
 
 Positive = Annotated[int, Field(gt=0)]

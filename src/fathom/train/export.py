@@ -27,13 +27,17 @@ from fathom.types import DepthKind
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from torch import nn
+
     from fathom.train.module import TrainingModule
 
 WEIGHTS_FILE = "model.safetensors"
+POSE_FILE = "pose.safetensors"
+"""Weights of the network for the motion between views, where one was trained."""
 
 
 def write_model(folder: "Path", module: "TrainingModule", scores: dict[str, float], step: int) -> None:
-    """Write the present weights to model.safetensors and, for depth alone, their card.
+    """Write the present weights to model.safetensors and, for depth alone, their card; a partner to pose.safetensors.
 
     Args:
         folder: Folder of the run.
@@ -41,11 +45,9 @@ def write_model(folder: "Path", module: "TrainingModule", scores: dict[str, floa
         scores: Of the validation.
         step: Steps done.
     """
-    safetensors = require("safetensors.torch", "train", "Saving weights")
-    state = {name: value.detach().cpu().contiguous() for name, value in module.network.state_dict().items()}
-    # A tensor that two parts share is stored twice; safetensors refuses tensors that share memory.
-    tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
-    path = write_atomic(folder / WEIGHTS_FILE, [safetensors.save(tensors)])
+    path = _write_weights(folder / WEIGHTS_FILE, module.network)
+    if module.objective.partner is not None:
+        _write_weights(folder / POSE_FILE, module.objective.partner)
     recipe = module.recipe
     if recipe.tasks != ("depth",):
         return
@@ -81,6 +83,14 @@ def write_model(folder: "Path", module: "TrainingModule", scores: dict[str, floa
     temporary = folder / f".{CARD_FILE}"
     write_card(card, temporary)
     temporary.replace(folder / CARD_FILE)
+
+
+def _write_weights(path: "Path", network: "nn.Module") -> "Path":
+    safetensors = require("safetensors.torch", "train", "Saving weights")
+    state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    # A tensor that two parts share is stored twice; safetensors refuses tensors that share memory.
+    tensors = {name: value.clone(memory_format=torch.contiguous_format) for name, value in state.items()}
+    return write_atomic(path, [safetensors.save(tensors)])
 
 
 def _without_weights(recipe: Recipe) -> dict[str, object]:

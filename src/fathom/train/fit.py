@@ -25,13 +25,16 @@ from fathom.io.atomic import write_atomic
 from fathom.protocol import load_protocol
 from fathom.train.callbacks import LAST, Curves, Ema, Interrupted, Keeper, Say, save_atomic
 from fathom.train.config import Recipe, SourceConfig, check_names, total_steps
-from fathom.train.lint import lint, write_findings
+from fathom.train.findings import write_findings
+from fathom.train.lint import lint
 from fathom.train.loader import (
+    Pick,
     Prepare,
     RankSampler,
     StepSampler,
     TrainSamples,
     ValSamples,
+    join_batches,
     mix_seed,
     train_loader,
     val_loader,
@@ -39,14 +42,19 @@ from fathom.train.loader import (
 from fathom.train.loggers import TRAIN_FILE, VAL_FILE, CsvTable, build_loggers, check_loggers
 from fathom.train.module import TrainingModule
 from fathom.train.network import build_network
-from fathom.train.objective import Objective, resolve_terms
+from fathom.train.objective import AnyObjective, Objective, resolve_terms
 from fathom.train.record import check_same_recipe, write_record
-from fathom.train.scoring import Scorer
+from fathom.train.scoring import Scorer, ViewScorer
+from fathom.train.selfsupervised import ViewObjective
 from fathom.train.teacher import LoadTeacher, make_labels
 from fathom.train.validation import Validation
+from fathom.train.view_watch import ViewWatch
+from fathom.train.views import ViewTrainSamples, ViewValSamples, with_views
 
 SUMMARY_FILE = "summary.json"
 
+_LOOKED_AT = 8
+"""Pictures, spread over the training set, whose other views are checked before the first step."""
 _WEIGHTS = 4
 """Keeps the first weights apart from the other uses of the seed."""
 
@@ -108,7 +116,8 @@ def fit(
     # What can be checked without data
     check_names(recipe)
     check_loggers(recipe)
-    resolve_terms(recipe)
+    if recipe.selfsupervised is None:
+        resolve_terms(recipe)
     protocol = load_protocol(recipe.validation.protocol) if recipe.validation.protocol is not None else None
     checkpoint = _find_checkpoint(folder, recipe, resume, is_first)
 
@@ -118,21 +127,28 @@ def fit(
     row = models.entry(recipe.model.name)
 
     # Data
-    train_set = train_set if train_set is not None else _open(recipe.data.train)
+    train_set = train_set if train_set is not None else _open(recipe.data.train, recipe)
     if val_set is None and recipe.data.val is not None:
-        val_set = _open(recipe.data.val)
+        val_set = _open(recipe.data.val, recipe)
     teacher = None
     if recipe.distillation is not None:
         teacher = make_labels(recipe.distillation, recipe.data.train, train_set, load_teacher)
     num_processes = recipe.hardware.devices * recipe.hardware.num_nodes
     steps = total_steps(recipe, len(train_set), num_processes)
-    samples = TrainSamples(
+    make_samples = TrainSamples if recipe.selfsupervised is None else ViewTrainSamples
+    samples = make_samples(
         train_set, Prepare(recipe.data, train_set.ignore_label), recipe.augment, recipe.seed, teacher
     )
 
     # Module
-    objective = Objective(recipe, network, train_set.kind, teacher.kind if teacher is not None else None)
-    scorer = Scorer(recipe, objective, protocol) if val_set is not None else None
+    objective: AnyObjective
+    make_scorer = Scorer
+    if recipe.selfsupervised is None:
+        objective = Objective(recipe, network, train_set.kind, teacher.kind if teacher is not None else None)
+    else:
+        objective = ViewObjective(recipe, network, val_set.kind if val_set is not None else None)
+        make_scorer = ViewScorer
+    scorer = make_scorer(recipe, objective, protocol) if val_set is not None else None
     if is_first and checkpoint is None:
         folder.mkdir(parents=True, exist_ok=True)
         _check_before_start(network, objective, recipe, samples, folder, say)
@@ -148,7 +164,8 @@ def fit(
     if val_set is not None and scorer is not None:
         loader = _val_loader(recipe, val_set)
         validation = Validation(folder, loader, scorer, keeper, ema, say)
-    callbacks = [callback for callback in (ema, curves, validation, keeper) if callback is not None]
+    watch = ViewWatch(folder, recipe.log_every, say) if recipe.selfsupervised is not None else None
+    callbacks = [callback for callback in (ema, curves, watch, validation, keeper) if callback is not None]
     with _quiet():
         trainer = _trainer(recipe, folder, steps, callbacks)
     loaders = _StepLoaders(recipe, samples, steps)
@@ -208,7 +225,9 @@ def _find_checkpoint(folder: Path, recipe: Recipe, resume: bool, is_first: bool)
     return None
 
 
-def _open(source: SourceConfig) -> DepthDataset:
+def _open(source: SourceConfig, recipe: Recipe) -> DepthDataset:
+    if recipe.selfsupervised is not None:
+        source = with_views(source, recipe.selfsupervised)
     dataset = open_dataset(source.dataset, source.root, source.split, **source.options)
     if not len(dataset):
         raise ConfigError(f"The dataset {source.dataset} in '{source.root}' ({source.split}) is empty.")
@@ -220,7 +239,8 @@ def _val_loader(recipe: Recipe, val_set: DepthDataset) -> DataLoader[dict[str, A
     if wanted is not None and wanted < len(val_set):
         val_set = Subset(val_set, range(wanted), val_set.split)
     crop = None if recipe.validation.whole_frame else recipe.augment.crop
-    samples = ValSamples(
+    make_samples = ValSamples if recipe.selfsupervised is None else ViewValSamples
+    samples = make_samples(
         val_set, Prepare(recipe.data, val_set.ignore_label), crop, recipe.validation.protocol is not None
     )
     num_processes = recipe.hardware.devices * recipe.hardware.num_nodes
@@ -249,13 +269,18 @@ class _StepLoaders:
 
 
 def _check_before_start(
-    network: nn.Module, objective: Objective, recipe: Recipe, samples: TrainSamples, folder: Path, say: Say
+    network: nn.Module, objective: AnyObjective, recipe: Recipe, samples: TrainSamples, folder: Path, say: Say
 ) -> None:
     if not recipe.lint.enabled:
         return
     loader = _StepLoaders(recipe, samples, 1).from_step(0, 0)
     batch = next(iter(loader))
-    findings = lint(network, objective, recipe, models.entry(recipe.model.name).input_law, batch)
+    views = None
+    if recipe.selfsupervised is not None:
+        count = min(len(samples), _LOOKED_AT)
+        picks = [Pick(place, place * len(samples) // count) for place in range(count)]
+        views = join_batches([samples[pick] for pick in picks])
+    findings = lint(network, objective, recipe, models.entry(recipe.model.name).input_law, batch, views)
     write_findings(folder, findings)
     for finding in findings:
         if finding.level == "warning":

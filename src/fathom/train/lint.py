@@ -1,30 +1,28 @@
 """Checks before the first step: cheap looks at what goes wrong most often, on a copy of the network."""
 
 import copy
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fathom.errors import ConfigError, FathomError
-from fathom.io.atomic import write_atomic
 from fathom.models import InputLaw
 from fathom.models.dispnet import DispNetS
 from fathom.models.heads import AdaptiveBinsHead, OrdinalHead, SigmoidHead
 from fathom.train.config import Recipe
+from fathom.train.findings import Finding
+from fathom.train.lint_views import check_saturation, check_views
 from fathom.train.module import TrainingModule
 from fathom.train.network import parameters_of, set_modes
-from fathom.train.objective import Objective, convert_depth, named_outputs
+from fathom.train.objective import AnyObjective, convert_depth, named_outputs
 from fathom.train.optim import build_optimiser
+from fathom.train.selfsupervised import ViewObjective, range_of
 from fathom.types import DepthKind
 
-LINT_FILE = "lint.json"
 NUM_PICTURES = 2
 """Pictures of the small batch that is overfitted."""
 
@@ -38,23 +36,13 @@ _LEARNED = 0.98
 """What is left of the loss after overfitting must be below this share."""
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What one check found.
-
-    Args:
-        check: Its name.
-        level: ``"ok"``, or ``"warning"`` for what is probably a mistake.
-        text: One or two sentences.
-    """
-
-    check: str
-    level: Literal["ok", "warning"]
-    text: str
-
-
 def lint(
-    network: nn.Module, objective: Objective, recipe: Recipe, law: InputLaw, batch: dict[str, Any]
+    network: nn.Module,
+    objective: AnyObjective,
+    recipe: Recipe,
+    law: InputLaw,
+    batch: dict[str, Any],
+    views: dict[str, Any] | None = None,
 ) -> list[Finding]:
     """Look for mistakes before the first step; the network is not changed.
 
@@ -64,6 +52,7 @@ def lint(
         recipe: The recipe.
         law: Input law of the network.
         batch: A training batch.
+        views: A larger batch for the checks of self-supervision that look at pictures alone; default: `batch`.
 
     Returns:
         One finding for each check.
@@ -87,7 +76,12 @@ def lint(
         raise FathomError(f"The loss is {loss} before the first step. Look at the data with `fathom data doctor`.")
     pred = next(iter(named_outputs(output).values())).detach()
     findings = [_loss_at_start(value.parts, batch, recipe, objective), _dead(dead, pred)]
-    if "depth" in recipe.tasks and len(recipe.tasks) == 1:
+    if isinstance(module.objective, ViewObjective):
+        disparity = module.objective.disparity
+        assert disparity is not None, "the objective has run"
+        findings.append(check_saturation(disparity, range_of(network, module.objective.pyramid, disparity.shape[-1])))
+        findings += check_views(batch if views is None else views, module.objective.config)
+    elif "depth" in recipe.tasks and len(recipe.tasks) == 1:
         limits = depth_limits(network)
         findings += [_range(batch, objective, limits), _saturation(pred, limits), _scale(pred, batch, objective)]
     findings.append(_frozen(module, value.total))
@@ -97,11 +91,6 @@ def lint(
     if warnings and recipe.lint.strict:
         raise ConfigError("Checks before training failed: " + " ".join(finding.text for finding in warnings))
     return findings
-
-
-def write_findings(folder: Path, findings: list[Finding]) -> None:
-    """Save what was found."""
-    write_atomic(folder / LINT_FILE, [json.dumps([asdict(finding) for finding in findings], indent=2).encode()])
 
 
 def depth_limits(network: nn.Module) -> tuple[float, float] | None:
@@ -131,10 +120,11 @@ def _first(batch: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 
 def _loss_at_start(
-    parts: Mapping[str, Tensor], batch: Mapping[str, Any], recipe: Recipe, objective: Objective
+    parts: Mapping[str, Tensor], batch: Mapping[str, Any], recipe: Recipe, objective: AnyObjective
 ) -> Finding:
     text = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in parts.items())
-    counts = int(batch["valid_mask"].sum()) if objective.truth_kind is not None and "depth" in recipe.tasks else None
+    supervised = recipe.selfsupervised is None and objective.truth_kind is not None and "depth" in recipe.tasks
+    counts = int(batch["valid_mask"].sum()) if supervised else None
     if counts == 0:
         return Finding(
             "loss at start", "warning", "No pixel of the first batch has a target. Check the dataset's scale."
@@ -180,7 +170,7 @@ def _dead(zeros: Mapping[str, float], pred: Tensor) -> Finding:
     return Finding("dead outputs", "ok", "No rectifier is dead.")
 
 
-def _targets(batch: Mapping[str, Any], objective: Objective) -> Tensor:
+def _targets(batch: Mapping[str, Any], objective: AnyObjective) -> Tensor:
     """Return the valid targets in the unit of the network."""
     if objective.truth_kind is None or objective.kind is DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH:
         return torch.empty(0)
@@ -188,7 +178,7 @@ def _targets(batch: Mapping[str, Any], objective: Objective) -> Tensor:
     return convert_depth(batch["target"], mask, objective.truth_kind, objective.kind, batch)[mask]
 
 
-def _range(batch: Mapping[str, Any], objective: Objective, limits: tuple[float, float] | None) -> Finding:
+def _range(batch: Mapping[str, Any], objective: AnyObjective, limits: tuple[float, float] | None) -> Finding:
     targets = _targets(batch, objective)
     if limits is None or not len(targets):
         return Finding("depth range", "ok", "The network's output has no limits.")
@@ -219,7 +209,7 @@ def _saturation(pred: Tensor, limits: tuple[float, float] | None) -> Finding:
     return Finding("saturation", "ok", "The outputs lie inside their range.")
 
 
-def _scale(pred: Tensor, batch: Mapping[str, Any], objective: Objective) -> Finding:
+def _scale(pred: Tensor, batch: Mapping[str, Any], objective: AnyObjective) -> Finding:
     targets = _targets(batch, objective)
     if not len(targets) or objective.kind is DepthKind.SCALE_INVARIANT_DEPTH:
         return Finding("scale", "ok", "Nothing to compare.")
@@ -255,7 +245,8 @@ def _overfit(module: TrainingModule, batch: dict[str, Any], steps: int) -> Findi
     """Take steps on one batch with the recipe's own optimiser, without its schedule."""
     phase = module.phase_at(0)
     run, window = module.way(phase)
-    optimiser = build_optimiser(module.network, module.objective.weigh, module.recipe.optimiser)
+    objective = module.objective
+    optimiser = build_optimiser(module.network, objective.weigh, module.recipe.optimiser, objective.partner)
     generator_state = torch.get_rng_state()
     values = []
     for _ in range(steps + 1):

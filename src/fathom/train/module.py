@@ -13,7 +13,7 @@ from fathom.models import InputLaw
 from fathom.train.config import Recipe
 from fathom.train.loader import mix_seed
 from fathom.train.network import parameters_of, set_modes
-from fathom.train.objective import LossValue, Objective, Output, Window, named_outputs
+from fathom.train.objective import AnyObjective, LossValue, Output, Window, named_outputs
 from fathom.train.optim import build_optimiser, lr_factor
 
 _CHANCE = 3
@@ -54,7 +54,7 @@ class TrainingModule(pl.LightningModule):
         ready_at: When the latest step was over, validation and saving included [s].
     """
 
-    def __init__(self, network: nn.Module, objective: Objective, recipe: Recipe, law: InputLaw, steps: int) -> None:
+    def __init__(self, network: nn.Module, objective: AnyObjective, recipe: Recipe, law: InputLaw, steps: int) -> None:
         super().__init__()
         self.network, self.objective, self.recipe, self.law, self.steps = network, objective, recipe, law, steps
         self.plateau = 1.0
@@ -161,7 +161,7 @@ class TrainingModule(pl.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Build the optimiser; rates of groups are remembered, because the schedule multiplies them."""
-        optimiser = build_optimiser(self.network, self.objective.weigh, self.recipe.optimiser)
+        optimiser = build_optimiser(self.network, self.objective.weigh, self.recipe.optimiser, self.objective.partner)
         self._base_rates = [float(group["lr"]) for group in optimiser.param_groups]
         return optimiser
 

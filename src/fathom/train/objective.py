@@ -127,7 +127,31 @@ class LossValue:
     parts: dict[str, Tensor]
 
 
-class Objective(nn.Module):
+class AnyObjective(nn.Module):
+    """What the rest of training asks of an objective.
+
+    Attributes:
+        kind: What the depth output of the network is.
+        truth_kind: What the targets of the dataset are; None without depth.
+        supervise: How an output that is smaller than its target meets it.
+        weigh: Learned weights of the terms, if there are any.
+        partner: A further network that is trained with the first, if there is one.
+    """
+
+    kind: DepthKind
+    truth_kind: DepthKind | None
+    supervise: str
+    weigh: nn.Module | None
+    partner: nn.Module | None
+
+    def forward(
+        self, output: Output, batch: Mapping[str, Any], *, phase: int | None = None, window: Window | None = None
+    ) -> LossValue:
+        """Compute the loss of what the network returned for a batch."""
+        raise NotImplementedError
+
+
+class Objective(AnyObjective):
     """The weighted losses of a recipe.
 
     Args:
@@ -149,6 +173,7 @@ class Objective(nn.Module):
         teacher_kind: DepthKind | None = None,
     ) -> None:
         super().__init__()
+        self.partner = None
         self.kind = kind_of(recipe)
         self.truth_kind, self.teacher_kind = truth_kind, teacher_kind
         self.num_tasks = len(recipe.tasks)

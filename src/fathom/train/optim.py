@@ -16,7 +16,7 @@ _ONE_CYCLE_START, _ONE_CYCLE_END = 1 / 25, 1 / 1e4
 
 
 def build_optimiser(
-    network: nn.Module, loss_weights: nn.Module | None, config: OptimiserConfig
+    network: nn.Module, loss_weights: nn.Module | None, config: OptimiserConfig, partner: nn.Module | None = None
 ) -> torch.optim.Optimizer:
     """Build the optimiser over everything that may learn.
 
@@ -26,6 +26,7 @@ def build_optimiser(
         network: The network.
         loss_weights: Learned weights of the loss terms, which get no weight decay.
         config: The section `optimiser`.
+        partner: A further network that learns at the full rate.
 
     Returns:
         The optimiser; each group has a name.
@@ -37,6 +38,8 @@ def build_optimiser(
     if loss_weights is not None:
         learned = list(loss_weights.parameters())
         groups.append({"name": "loss weights", "params": learned, "lr": config.lr, "weight_decay": 0.0})
+    if partner is not None:
+        groups.append({"name": "partner", "params": list(partner.parameters()), "lr": config.lr})
     common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.name == "sgd":
         return torch.optim.SGD(groups, momentum=config.momentum, **common)

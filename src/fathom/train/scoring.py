@@ -19,7 +19,7 @@ from fathom.metrics.depth import DepthSums
 from fathom.metrics.scoring import check_kind, score_image, scores_from_sums
 from fathom.protocol import Protocol
 from fathom.train.config import Recipe, Task
-from fathom.train.objective import Objective, Output, convert_depth, named_outputs, output_for, target_of
+from fathom.train.objective import AnyObjective, Output, convert_depth, named_outputs, output_for, target_of
 from fathom.types import Depth, DepthKind
 
 _SMALLEST = 1e-3
@@ -92,7 +92,7 @@ class Scorer:
         KindError: If depth without a known scale is to be scored without a protocol that fits one.
     """
 
-    def __init__(self, recipe: Recipe, objective: Objective, protocol: Protocol | None) -> None:
+    def __init__(self, recipe: Recipe, objective: AnyObjective, protocol: Protocol | None) -> None:
         self.recipe, self.objective, self.protocol = recipe, objective, protocol
         if "depth" in recipe.tasks:
             if protocol is not None:
@@ -143,9 +143,13 @@ class Scorer:
     def _by_protocol(self, tally: Tally, pred: Tensor, batch: Mapping[str, Any], rows: list[dict[str, float]]) -> None:
         assert self.protocol is not None, "called only with one"
         for values, sample, row in zip(pred[:, 0].cpu().numpy(), batch["samples"], rows, strict=True):
-            kind = self.objective.kind
+            kind, camera = self.objective.kind, None
             positive = kind is not DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH
-            depth = Depth(np.maximum(values, _SMALLEST) if positive else values, kind)
+            if kind is DepthKind.DISPARITY and sample.camera is not None:
+                # It counts pixels of the network's input, and so must the focal length that turns it into depth.
+                rows, columns = sample.image.shape[:2]
+                camera = sample.camera.scaled(batch["image"].shape[-1] / columns, batch["image"].shape[-2] / rows)
+            depth = Depth(np.maximum(values, _SMALLEST) if positive else values, kind, camera=camera)
             try:
                 score = score_image(depth, sample, self.protocol)
             except EmptyMaskError:
@@ -179,7 +183,43 @@ class Scorer:
         return summed
 
 
-def _enlarged(pred: Tensor, objective: Objective, target: Tensor) -> Tensor:
+class ViewScorer(Scorer):
+    """Scores self-supervised batches: by their own loss always, and as depth where there is truth that fits.
+
+    Args:
+        recipe: The recipe.
+        objective: The loss.
+        protocol: Scores depth at full size; None: only what needs no scale to be fitted is scored as depth.
+    """
+
+    def __init__(self, recipe: Recipe, objective: AnyObjective, protocol: Protocol | None) -> None:
+        self.recipe, self.objective, self.protocol = recipe, objective, protocol
+        truth, kind = objective.truth_kind, objective.kind
+        metric = (DepthKind.METRIC_DEPTH, DepthKind.DISPARITY)
+        self.has_truth = truth is not None and (protocol is not None or (truth in metric and kind in metric))
+        if protocol is not None:
+            if truth is None:
+                raise ConfigError(
+                    f"`validation.protocol: {protocol.name}` scores depth, and the validation set has none."
+                )
+            check_kind(kind, protocol)
+
+    def add(self, tally: Tally, output: Output, batch: Mapping[str, Any]) -> None:
+        """Score one batch into a tally; its loss counts for each of its pictures."""
+        rows: list[dict[str, float]] = [{} for _ in batch["id"]]
+        # The partner must not take batch moments from pictures that are kept out.
+        self.objective.eval()
+        value = self.objective(output, batch)
+        self.objective.train()
+        losses = {"loss": value.total, **{f"loss_{name}": part for name, part in value.parts.items()}}
+        for row in rows:
+            row |= {name: float(part) for name, part in losses.items()}
+        if self.has_truth:
+            self._depth(tally, output_for(named_outputs(output), "depth", None, 1), batch, rows)
+        tally.rows += rows
+
+
+def _enlarged(pred: Tensor, objective: AnyObjective, target: Tensor) -> Tensor:
     """Bring a prediction to the size of its target; for unpadded networks its middle stays where it is."""
     size = target.shape[-2:]
     if pred.shape[-2:] == size:

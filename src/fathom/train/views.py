@@ -1,0 +1,111 @@
+"""Batches with other views of the scene, for self-supervised recipes.
+
+Beside what every batch holds (`fathom.data.torch_adapter`), with pictures as float32 in 0 to 1:
+
+    ====================  ====================================================================
+    ``image``             what the network sees: moved and with changed colours
+    ``neighbours``        what the pose network sees beside it: changed alike
+    ``view``              the picture that is rebuilt: moved, its colours as they were
+    ``neighbour_views``   the pictures it is rebuilt from, likewise; so is ``image_right``
+    ====================  ====================================================================
+"""
+
+import inspect
+from typing import Any
+
+from torch import Tensor
+
+from fathom.data import DATASETS
+from fathom.data.batch_transforms import augment_colour, augment_geometry
+from fathom.data.torch_adapter import collate
+from fathom.errors import ConfigError
+from fathom.train.config import SourceConfig
+from fathom.train.config_views import SelfSupervisedConfig
+from fathom.train.loader import Pick, TrainSamples, ValSamples, finish_batch
+
+_PICTURES = ("image", "image_right", "neighbours")
+
+
+def with_views(source: SourceConfig, config: SelfSupervisedConfig) -> SourceConfig:
+    """Ask a reader for the views that a section needs, by its options `stereo` and `neighbours`.
+
+    Args:
+        source: The dataset of a recipe.
+        config: The section `selfsupervised`.
+
+    Raises:
+        ConfigError: If the reader cannot give them, or is told otherwise in the recipe.
+
+    Example:
+        >>> source = SourceConfig(dataset="kitti-odometry", root="data")
+        >>> with_views(source, SelfSupervisedConfig(warp="disparity", stereo=True)).options
+        {'stereo': True}
+    """
+    known = inspect.signature(DATASETS[source.dataset].builder).parameters
+    wanted: dict[str, Any] = {}
+    if config.stereo and "stereo" in known:
+        wanted["stereo"] = True
+    if config.neighbours:
+        if "neighbours" not in known:
+            able = [name for name, row in DATASETS.items() if "neighbours" in inspect.signature(row.builder).parameters]
+            raise ConfigError(
+                f"The dataset {source.dataset} gives single pictures, and `selfsupervised.neighbours` needs video. "
+                f"Use one of {', '.join(able)}."
+            )
+        wanted["neighbours"] = config.neighbours
+    for name, value in wanted.items():
+        given = source.options.get(name, value)
+        if (tuple(given) if isinstance(given, list) else given) != value:
+            raise ConfigError(
+                f"The reader's option `{name}` is {given}, and the section `selfsupervised` needs {value}. Remove it "
+                "from the reader's options: it follows from that section."
+            )
+    return source.model_copy(update={"options": {**source.options, **wanted}})
+
+
+class ViewTrainSamples(TrainSamples):
+    """Augmented batches of one picture with its other views, by `Pick`; arguments as in `TrainSamples`."""
+
+    def __getitem__(self, pick: Pick) -> dict[str, Any]:
+        prepared = collate([self.prepare(self.dataset[pick.index])])
+        generator = self._generator(pick)
+        moved = augment_geometry(prepared, self.augment, generator)
+        changed = augment_colour(moved, self.augment, generator)
+        return finish_batch(add_views(changed, moved))
+
+
+class ViewValSamples(ValSamples):
+    """Batches of one unchanged picture with its other views, by index; arguments as in `ValSamples`."""
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        batch = super().__getitem__(index)
+        for key in _PICTURES:
+            if key in batch:
+                batch[key] = as_float(batch[key])
+        return add_views(batch, batch)
+
+
+def add_views(changed: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
+    """Add the pictures that are compared to the batch that the networks see.
+
+    Args:
+        changed: Batch whose colours may have been changed.
+        plain: The same batch with its own colours.
+    """
+    views = {"view": plain["image"]}
+    if "image_right" in plain:
+        views["image_right"] = plain["image_right"]
+    if "neighbours" in plain:
+        views["neighbour_views"] = plain["neighbours"]
+    return {**changed, **views}
+
+
+def as_float(image: Tensor) -> Tensor:
+    """Return pictures in 0 to 1.
+
+    Example:
+        >>> import torch
+        >>> as_float(torch.tensor([255], dtype=torch.uint8)).item()
+        1.0
+    """
+    return image if image.is_floating_point() else image.float() / 255.0
