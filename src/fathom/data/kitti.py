@@ -22,6 +22,7 @@ from fathom.data.kitti_calibration import (
     velodyne_to_image,
 )
 from fathom.data.kitti_splits import SPLIT_COUNTS, KittiFrame, read_split
+from fathom.data.sequence import find_neighbours
 from fathom.data.stored import read_stored
 from fathom.errors import InputError
 from fathom.io import read_image
@@ -64,7 +65,7 @@ class KittiRaw(DepthDataset):
     """Frames of the raw drives that a split file names.
 
     ``meta`` holds `scene` (the drive), `index`, `side`, and with `stereo` the other view as `image_right`; seen from a
-    right camera the other view lies to the left, and ``baseline_sign`` is -1.
+    right camera the other view lies to the left, and ``baseline_sign`` is -1. The drives' poses (OXTS) are not read.
 
     Args:
         root: Folder with ``2011_09_26/2011_09_26_drive_0001_sync/image_02/data/%010d.png`` and the calibration files.
@@ -76,12 +77,15 @@ class KittiRaw(DepthDataset):
         annotated_root: Folder with ``<drive>/proj_depth/groundtruth`` (with or without ``train/`` and ``val/`` around
             it); default: `root`.
         stereo: Read the other view too.
+        neighbours: Offsets of further frames of the same camera, for instance (-1, 1); frames that lack one are left
+            out.
 
     Attributes:
         missing: Names of frames of the split that have no accumulated ground truth; they are left out.
 
     Raises:
         InputError: If a folder is missing or the split file has the wrong number of lines.
+        ConfigError: If no frame has all `neighbours`.
     """
 
     def __init__(
@@ -93,6 +97,7 @@ class KittiRaw(DepthDataset):
         ground_truth: str = "annotated",
         annotated_root: str | Path | None = None,
         stereo: bool = False,
+        neighbours: tuple[int, ...] = (),
     ) -> None:
         self.name, self.split, self.stereo = "kitti-raw", split, stereo
         self.root = existing_folder(root, "the raw drives of KITTI")
@@ -110,7 +115,23 @@ class KittiRaw(DepthDataset):
                 raise InputError(
                     f"Expected <drive>/proj_depth/groundtruth in '{self.annotated_root}'; no frame of {split} has any."
                 )
+        self._neighbours: list[tuple[Path, ...]] = [()] * len(self.frames)
+        if neighbours:
+            self._find_neighbours(tuple(neighbours))
         self._calibrations: dict[tuple[str, int], tuple[Matrix, Camera]] = {}
+
+    def _find_neighbours(self, offsets: tuple[int, ...]) -> None:
+        """Keep the frames whose neighbours are on disk."""
+        folders = {self._folder(frame, frame.camera) for frame in self.frames}
+        there = {
+            (folder.as_posix(), int(path.stem)): path
+            for folder in folders
+            for path in existing_folder(folder, "the frames of a drive").iterdir()
+        }
+        named = [(self._folder(frame, frame.camera).as_posix(), frame.index) for frame in self.frames]
+        found = find_neighbours(named, offsets, there)
+        self.frames = [self.frames[position] for position, _ in found]
+        self._neighbours = [paths for _, paths in found]
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -142,8 +163,11 @@ class KittiRaw(DepthDataset):
             self._calibrations[key] = (lidar, camera)
         return self._calibrations[key]
 
+    def _folder(self, frame: KittiFrame, camera: int) -> Path:
+        return self.root / frame.folder / f"image_{camera:02d}" / "data"
+
     def _picture(self, frame: KittiFrame, camera: int) -> Path:
-        return picture_at(self.root / frame.folder / f"image_{camera:02d}" / "data" / f"{frame.index:010d}")
+        return picture_at(self._folder(frame, camera) / f"{frame.index:010d}")
 
     def read(self, index: int) -> Sample:
         """Read one sample."""
@@ -161,6 +185,8 @@ class KittiRaw(DepthDataset):
         if self.stereo:
             meta["image_right"] = read_image(self._picture(frame, 5 - frame.camera)).rgb
             meta["baseline_sign"] = 1 if frame.camera == 2 else -1
+        if self._neighbours[index]:
+            meta["neighbours"] = [read_image(other).rgb for other in self._neighbours[index]]
         target = self._target(frame, to_image, image.shape[0], image.shape[1])
         return make_sample(image, target, camera=camera, meta=meta)
 

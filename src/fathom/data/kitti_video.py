@@ -23,6 +23,7 @@ from fathom.data.kitti_calibration import (
     read_velodyne,
 )
 from fathom.data.kitti_splits import read_split
+from fathom.data.sequence import FrameRange, find_neighbours, frames_in, relative_poses
 from fathom.errors import ConfigError, InputError
 from fathom.io import read_image
 from fathom.types import DepthKind, Sample
@@ -46,7 +47,7 @@ class KittiOdometry(DepthDataset):
 
     Raises:
         InputError: If a file is missing.
-        ConfigError: If both `sequences` and `split_file` are given.
+        ConfigError: If both `sequences` and `split_file` are given, or no frame has all `neighbours`.
     """
 
     def __init__(
@@ -80,11 +81,9 @@ class KittiOdometry(DepthDataset):
         if split_file is None:
             listed = [(name, index, 0) for name in names for index in range(lengths[name])]
         self._left = folders
-        self.frames = [
-            (name, index, side)
-            for name, index, side in listed
-            if all(0 <= index + step < lengths[name] for step in self.neighbours)
-        ]
+        there = {(name, index): index for name in names for index in range(lengths[name])}
+        found = find_neighbours([(name, index) for name, index, _ in listed], self.neighbours, there)
+        self.frames = [listed[position] for position, _ in found]
         self._calibration = {name: read_calibration(self.root / "sequences" / name / "calib.txt") for name in names}
         self._poses: dict[str, Matrix | None] = {}
         for name in names:
@@ -131,9 +130,8 @@ class KittiOdometry(DepthDataset):
         if self.neighbours:
             meta["neighbours"] = [read_image(self._picture(name, frame + step, side)).rgb for step in self.neighbours]
             if poses is not None:
-                shift = _from_first_camera(own)
-                back = shift @ np.linalg.inv(poses[frame + np.array(self.neighbours)]) @ poses[frame]
-                meta["neighbour_poses"] = back @ np.linalg.inv(shift)
+                others = poses[frame + np.array(self.neighbours)] @ np.linalg.inv(_from_first_camera(own))
+                meta["neighbour_poses"] = relative_poses(meta["pose"], list(others))
         target = None
         if self._lidar[name]:
             scan = read_velodyne(self.root / "sequences" / name / "velodyne" / f"{frame:06d}.bin")
@@ -160,14 +158,26 @@ class Kitti360(DepthDataset):
         root: The folder.
         split: ``"all"``, or the name of a list ``<split>.txt`` of frame numbers in `root`.
         camera: Number of the perspective camera, 0 or 1.
+        frames: Which part of the split is read, see `fathom.data.sequence.frames_in`.
+        neighbours: Offsets of further frames, for instance (-1, 1). They may lack depth, but lie between the first and
+            the last frame of this part, so that nothing held out is seen.
 
     Raises:
         InputError: If a file is missing.
+        ConfigError: If no frame is left.
     """
 
     kind = DepthKind.METRIC_DEPTH
 
-    def __init__(self, root: str | Path, split: str = "all", *, camera: int = 0) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "all",
+        *,
+        camera: int = 0,
+        frames: FrameRange | None = None,
+        neighbours: tuple[int, ...] = (),
+    ) -> None:
         self.name, self.split, self._number = "kitti-360", split, camera
         self.root = existing_folder(root, "image_00/, depth/ and calibration/ of KITTI-360")
         depths = {path.stem for path in (self.root / "depth").glob("*.png")}
@@ -178,6 +188,16 @@ class Kitti360(DepthDataset):
         absent = sorted(set(self.stems) - depths)
         if absent or not self.stems:
             raise InputError(f"Expected depth/<frame>.png in '{root}' for {split}; {absent[:3] or 'all'} missing.")
+        self.stems = [self.stems[position] for position in frames_in(len(self.stems), frames)]
+        numbers = [int(stem) for stem in self.stems]
+        pictures = {
+            ("", int(path.stem)): path
+            for path in (self.root / f"image_{camera:02d}").iterdir()
+            if min(numbers) <= int(path.stem) <= max(numbers)
+        }
+        found = find_neighbours([("", number) for number in numbers], neighbours, pictures)
+        self.stems = [self.stems[position] for position, _ in found]
+        self._neighbours = [paths for _, paths in found]
         calibration = read_calibration(self.root / "calibration" / "perspective.txt")
         self._camera = camera_from_projection(
             matrix_of(calibration, f"P_rect_{camera:02d}", 3, 4),
@@ -191,7 +211,9 @@ class Kitti360(DepthDataset):
         """Read one sample."""
         stem = self.stems[index]
         path = picture_at(self.root / f"image_{self._number:02d}" / stem)
-        meta = {"id": stem, "index": int(stem), "image_path": str(path)}
+        meta: dict[str, Any] = {"id": stem, "index": int(stem), "image_path": str(path)}
+        if self._neighbours[index]:
+            meta["neighbours"] = [read_image(other).rgb for other in self._neighbours[index]]
         depth = read_annotated(self.root / "depth" / f"{stem}.png")
         return make_sample(read_image(path).rgb, depth, camera=self._camera, meta=meta)
 

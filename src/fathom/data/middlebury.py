@@ -73,15 +73,25 @@ class Middlebury(DepthDataset):
         split: ``"all"``.
         factor: What the stored 8-bit numbers are divided by: 3 for third-size, 2 for half-size, 1 for full-size
             pictures of 2005 and 2006, 4 for those of 2003; default: 3 or 4 by the layout.
+        scenes: Folders to read, in this order; default: all.
 
     Raises:
         InputError: If no scene is found, or scenes of both kinds are mixed.
     """
 
-    def __init__(self, root: str | Path, split: str = "all", *, factor: float | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "all",
+        *,
+        factor: float | None = None,
+        scenes: tuple[str, ...] | None = None,
+    ) -> None:
         self.name, self.split = "middlebury", check_choice("split", split, ("all",))
         self.root = existing_folder(root, "Middlebury scenes")
         folders = sorted(path for path in self.root.iterdir() if path.is_dir())
+        if scenes is not None:
+            folders = [existing_folder(self.root / scene, "a scene of Middlebury") for scene in scenes]
         calibrated = [folder for folder in folders if (folder / "calib.txt").is_file()]
         plain = [(folder, left) for folder in folders for left in _LAYOUTS if (folder / left).is_file()]
         if not calibrated and not plain:

@@ -14,6 +14,7 @@ import mmap
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fathom.data.base import DepthDataset, Subset, check_choice, existing_folder
+from fathom.data.sequence import find_neighbours, relative_poses
 from fathom.data.transforms import resize_sample
 from fathom.errors import ConfigError, InputError, OutputError
 from fathom.io import FathomWarning, write_atomic
@@ -218,12 +220,15 @@ class PreparedDataset(DepthDataset):
     Args:
         root: Folder that holds the splits.
         split: Name of the split.
+        neighbours: Offsets of further frames of the same scene by their ``meta["index"]``, for instance (-1, 1); frames
+            that lack one are left out. For a set that was prepared without neighbours, which saves their copies.
 
     Raises:
         InputError: If there is no such split, or preparing it was not finished.
+        ConfigError: If no frame has all `neighbours`.
     """
 
-    def __init__(self, root: str | Path, split: str = "train") -> None:
+    def __init__(self, root: str | Path, split: str = "train", *, neighbours: tuple[int, ...] = ()) -> None:
         self.folder = existing_folder(Path(root) / split, "a split written by `fathom data prepare`")
         try:
             head = json.loads((self.folder / "dataset.json").read_text(encoding="utf-8"))
@@ -238,7 +243,18 @@ class PreparedDataset(DepthDataset):
         self.kind = DepthKind(head["kind"]) if head["kind"] is not None else None
         self.ignore_label, self._classes = head["ignore_label"], tuple(head["class_names"])
         self._shards: list[str] = head["shards"]
-        self._lines = lines
+        self._lines, self._all_lines = lines, lines
+        self._neighbours: list[tuple[int, ...]] = [()] * len(lines)
+        if neighbours:
+            metas = [json.loads(line)["meta"] for line in lines]
+            numbered = [(str(meta.get("scene", "")), int(meta["index"])) for meta in metas if "index" in meta]
+            if len(numbered) < len(lines):
+                raise InputError(
+                    f"The samples in '{self.folder}' have no frame numbers, so no neighbours. Read a video."
+                )
+            found = find_neighbours(numbered, neighbours, {frame: i for i, frame in enumerate(numbered)})
+            self._lines = [lines[position] for position, _ in found]
+            self._neighbours = [others for _, others in found]
         self._maps: dict[int, mmap.mmap] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -267,7 +283,17 @@ class PreparedDataset(DepthDataset):
 
     def read(self, index: int) -> Sample:
         """Read one sample."""
-        record = json.loads(self._lines[index])
+        sample = self._read(self._lines[index])
+        others = [self._read(self._all_lines[position]) for position in self._neighbours[index]]
+        if not others:
+            return sample
+        meta = dict(sample.meta) | {"neighbours": [other.image for other in others]}
+        if all("pose" in each.meta for each in (sample, *others)):
+            meta["neighbour_poses"] = relative_poses(meta["pose"], [other.meta["pose"] for other in others])
+        return replace(sample, meta=meta)
+
+    def _read(self, line: str) -> Sample:
+        record = json.loads(line)
         buffer = self._map(record["shard"])
         arrays = {
             name: np.frombuffer(buffer, np.dtype(dtype), int(np.prod(shape)), offset).reshape(shape)

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fathom.data.base import DepthDataset, camera_from_calibration, existing_folder, make_sample, read_list
+from fathom.data.sequence import FrameRange, find_neighbours, frames_in, relative_poses
 from fathom.data.stored import read_stored
 from fathom.errors import InputError
 from fathom.io import read_image
@@ -54,14 +55,26 @@ class SevenScenes(DepthDataset):
         split: ``"train"`` or ``"test"`` by ``TrainSplit.txt`` and ``TestSplit.txt`` (original layout), or ``"all"``.
         registered: Whether the depth files are registered to the colour camera already. The original ones are not, and
             are moved there; default: what the layout says.
+        frames: Which part of each sequence is read, see `fathom.data.sequence.frames_in`.
+        neighbours: Offsets of further frames of that part, for instance (-1, 1), counted in frames that are there;
+            frames that lack one are left out.
 
     Raises:
         InputError: If no frame is found.
+        ConfigError: If no frame is left.
     """
 
     kind = DepthKind.METRIC_DEPTH
 
-    def __init__(self, root: str | Path, split: str = "all", *, registered: bool | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "all",
+        *,
+        registered: bool | None = None,
+        frames: FrameRange | None = None,
+        neighbours: tuple[int, ...] = (),
+    ) -> None:
         self.name, self.split = "7-scenes", split
         self.root = existing_folder(root, "one room of 7-Scenes")
         original = any(self.root.glob("seq-*"))
@@ -86,6 +99,18 @@ class SevenScenes(DepthDataset):
                     )
         if not self.frames:
             raise InputError(f"Expected seq-*/frame-*.color.png, or rgb/ and depth/, in '{root}'; found no frame.")
+        clips: dict[Path, list[tuple[Path, Path, Path]]] = {}
+        for frame in self.frames:
+            clips.setdefault(frame[0].parent, []).append(frame)
+        places = {
+            (folder.name, number): clip[number]
+            for folder, clip in clips.items()
+            for number in frames_in(len(clip), frames)
+        }
+        found = find_neighbours(list(places), neighbours, places)
+        kept = list(places.values())
+        self.frames = [kept[position] for position, _ in found]
+        self._neighbours = [others for _, others in found]
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -105,6 +130,18 @@ class SevenScenes(DepthDataset):
         meta: dict[str, Any] = {"id": colour.relative_to(self.root).as_posix(), "scene": self.scene(index)}
         meta["image_path"] = str(colour)
         if pose.is_file():
-            meta["pose"] = np.loadtxt(pose, np.float64).reshape(4, 4)
+            meta["pose"] = _read_pose(pose)
+        others = self._neighbours[index]
+        if others:
+            meta["neighbours"] = [read_image(other).rgb for other, _, _ in others]
+            if all(path.is_file() for path in (pose, *(path for _, _, path in others))):
+                meta["neighbour_poses"] = relative_poses(meta["pose"], [_read_pose(path) for _, _, path in others])
         camera = camera_from_calibration(COLOUR_FOCAL_PX, COLOUR_FOCAL_PX, *CENTRE_PX)
         return make_sample(read_image(colour).rgb, depth, camera=camera, meta=meta)
+
+
+def _read_pose(path: Path) -> npt.NDArray[np.float64]:
+    try:
+        return np.loadtxt(path, np.float64).reshape(4, 4)
+    except (OSError, ValueError) as error:
+        raise InputError(f"Expected 4 x 4 numbers, camera to world, in '{path}': {error}.") from None

@@ -106,7 +106,7 @@ def _other_views(samples: Sequence[Sample], torch: Any) -> dict[str, Any]:
     if all(meta.get("image_right") is not None for meta in metas):
         # Every reader puts the second view to the right, unless it says otherwise.
         views["baseline_sign"] = torch.tensor([float(meta.get("baseline_sign", 1)) for meta in metas])
-    if all(meta.get("neighbours") for meta in metas):
+    if all(meta.get("neighbours") is not None for meta in metas):
         counts = sorted({len(meta["neighbours"]) for meta in metas})
         if len(counts) != 1:
             raise ShapeError(f"The samples of a batch must have the same number of neighbours; got {counts}.")

@@ -123,7 +123,7 @@ def flip_sample(sample: Sample) -> Sample:
     """
     width = sample.image.shape[1]
     stereo = sample.meta.get("image_right") is not None
-    swaps = stereo and not sample.meta.get("neighbours")
+    swaps = stereo and sample.meta.get("neighbours") is None
     has_depth = bool(sample.valid_mask.any())
     if swaps and has_depth and sample.meta.get("target_right") is None:
         raise KindError(
