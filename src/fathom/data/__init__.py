@@ -17,6 +17,7 @@ from fathom.data.config import DatasetConfig as DatasetConfig
 from fathom.data.config import load_dataset_config as load_dataset_config
 from fathom.data.diode import Diode
 from fathom.data.folder import FolderDataset as FolderDataset
+from fathom.data.frames import FrameFolder, VideoFrames
 from fathom.data.ibims import Ibims1
 from fathom.data.kitti import KittiRaw, KittiStereo2015
 from fathom.data.kitti_video import Kitti360, KittiOdometry
@@ -51,6 +52,8 @@ _KITTI_TERMS = "CC BY-NC-SA 3.0"
 
 DATASETS: dict[str, DatasetEntry] = {
     "folder": DatasetEntry(FolderDataset, "your own folder, described by a YAML file", "yours"),
+    "frames": DatasetEntry(FrameFolder, "frames of any video in a folder, no depth; for self-supervision", "yours"),
+    "video": DatasetEntry(VideoFrames, "any video file, no depth; for self-supervision", "yours"),
     "prepared": DatasetEntry(PreparedDataset, "what `fathom data prepare` wrote", "that of its source"),
     "nyu-labelled": DatasetEntry(NyuLabelled, "NYU Depth V2, nyu_depth_v2_labeled.mat", _NYU_TERMS),
     "nyu-folder": DatasetEntry(NyuFolder, "NYU Depth V2, rgb/ depth/ labels40/", _NYU_TERMS),
