@@ -124,7 +124,7 @@ def scale_intrinsics(intrinsics: Tensor, before: tuple[int, int], after: tuple[i
     check_matrices(intrinsics, "intrinsics", 3)
     if min(*before, *after) < 1:
         raise ShapeError(f"Rows and columns must be positive; got {tuple(before)} and {tuple(after)}.")
-    factors = torch.tensor([after[1] / before[1], after[0] / before[0], 1.0]).to(intrinsics)
+    factors = intrinsics.new_tensor([after[1] / before[1], after[0] / before[0], 1.0])
     return intrinsics * factors[:, None]
 
 

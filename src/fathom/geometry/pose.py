@@ -150,5 +150,5 @@ def _check(rotation: Tensor, translation: Tensor) -> None:
 
 def _matrix(rotation: Tensor, translation: Tensor) -> Tensor:
     """Put rotations (B, 3, 3) and translations (B, 3) into matrices."""
-    last = torch.tensor([0.0, 0.0, 0.0, 1.0]).to(rotation).expand(len(rotation), 1, 4)
+    last = rotation.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(rotation), 1, 4)
     return torch.cat([torch.cat([rotation, translation[:, :, None]], dim=2), last], dim=1)

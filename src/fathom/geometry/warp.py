@@ -189,7 +189,8 @@ def _positions(
     height, width = depth.shape[2:]
     with torch.autocast(depth.device.type, enabled=False):
         # From places in the source to -1 ... 1 across its outer edges.
-        to_unit = torch.tensor([[2 / source_size[1], 0, -1], [0, 2 / source_size[0], -1], [0, 0, 1]]).to(depth)
+        rows, columns = source_size
+        to_unit = depth.new_tensor([[2 / columns, 0, -1], [0, 2 / rows, -1], [0, 0, 1]])
         to_source = to_unit @ source_intrinsics
         back = torch.linalg.inv_ex(intrinsics).inverse  # unlike inv, it does not wait for a GPU to check the result
         places = torch.cat([pixel_grid(height, width, depth) + 0.5, depth.new_ones(1, height, width)]).flatten(1)
