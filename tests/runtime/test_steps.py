@@ -93,6 +93,17 @@ def test_postprocess_marks_what_cannot_be_a_depth():
     assert (depth.provenance.model, depth.provenance.weights_sha256, depth.provenance.licence) == ("m", "ab", "L")
 
 
+def test_postprocess_turns_disparity_into_pixels_of_the_picture():
+    raw = np.array([[3.0, 5.0]], np.float32)
+    prepared = Prepared(np.zeros((1, 3, 4, 8), np.float32), 2, 32, (0, 0), {})
+    depth = postprocess(raw, prepared, kind=DepthKind.DISPARITY, camera=None, provenance=PROVENANCE)
+    assert depth.values.shape == (2, 32)
+    assert (depth.values.min(), depth.values.max()) == (12.0, 20.0)  # 32 / 8 = 4 times
+    same = Prepared(np.zeros((1, 3, 4, 2), np.float32), 1, 2, (0, 0), {})
+    kept = postprocess(raw, same, kind=DepthKind.DISPARITY, camera=None, provenance=PROVENANCE)
+    assert kept.values.tolist() == raw.tolist() == [[3.0, 5.0]]
+
+
 def test_postprocess_keeps_signs_of_relative_maps():
     raw = np.array([[1.0, -2.0]], np.float32)
     prepared = Prepared(np.zeros((1, 3, 1, 2), np.float32), 1, 4, (0, 0), {})

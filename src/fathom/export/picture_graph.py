@@ -12,6 +12,7 @@ from typing import Any
 
 from fathom.errors import ModelError, require
 from fathom.models.cards import InputSpec, ModelCard
+from fathom.types import DepthKind
 
 OPSET = 18
 WIDEST_ASPECT = "8.0"
@@ -277,6 +278,11 @@ def wrap_network(model: Any, card: ModelCard) -> Any:
     if card.input.mirror_border:
         raise ModelError(
             f"{card.name} mirrors a border around the picture, which has no graph here. Use --graph network."
+        )
+    if card.kind is DepthKind.DISPARITY:
+        raise ModelError(
+            f"{card.name} gives disparity in pixels of the network's input, and the picture's size would change its "
+            "meaning inside the graph. Use --graph network."
         )
     before = onnx.parser.parse_model(_before(card.input, model.ir_version))
     after = onnx.parser.parse_model(_after(model.ir_version))

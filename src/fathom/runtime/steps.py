@@ -161,8 +161,9 @@ def postprocess(
 ) -> Depth:
     """Turn the network's raw map into a `Depth` at the picture's own size.
 
-    Values that cannot be what `kind` says (not finite; zero or negative where the kind must be positive) become
-    invalid. Values outside the range a metric model was trained on stay: they are the model's answer.
+    A disparity counts pixels of the network's input, and is turned into pixels of the picture. Values that cannot be
+    what `kind` says (not finite; zero or negative where the kind must be positive) become invalid. Values outside the
+    range a metric model was trained on stay: they are the model's answer.
 
     Args:
         raw: Network output for one picture, shape (h, w), in the unit of `kind`.
@@ -173,6 +174,9 @@ def postprocess(
     """
     above, left = prepared.border
     values = resize_map(np.asarray(raw, np.float32), prepared.height + 2 * above, prepared.width + 2 * left)
+    if kind is DepthKind.DISPARITY and not prepared.record.get("in_graph"):
+        # A map of its own, because `resize_map` may return what it was given.
+        values = values * np.float32((prepared.width + 2 * left) / prepared.array.shape[3])
     if above or left:
         values = values[above : above + prepared.height, left : left + prepared.width].copy()
     values.setflags(write=False)
