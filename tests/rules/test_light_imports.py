@@ -5,13 +5,15 @@ import sys
 
 import pytest
 
-HEAVY = ("torch", "onnxruntime", "openvino", "cv2", "matplotlib", "transformers", "timm", "scipy", "lightning")
+HEAVY = ("torch", "onnxruntime", "openvino", "cv2", "matplotlib", "transformers", "timm", "scipy", "lightning", "av")
 LIGHT = (
     "fathom",
     "fathom.alignment",
     "fathom.batch",
     "fathom.cli.main",
     "fathom.config",
+    "fathom.data",
+    "fathom.geometry",
     "fathom.io",
     "fathom.metrics",
     "fathom.models",

@@ -1,15 +1,16 @@
-"""Camera trajectory errors over short snippets, with the definitions of SfMLearner, and plain relative pose errors."""
+"""Camera trajectory errors over short snippets, as SfMLearner and monodepth2 define them, and relative pose errors."""
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fathom.alignment import FloatArray
-from fathom.errors import EmptyMaskError, InputError, ShapeError
+from fathom.errors import ConfigError, EmptyMaskError, InputError, ShapeError
 
 SNIPPET_LENGTH = 5
+ATE_DEFINITIONS = ("sfmlearner", "monodepth2")
 
 
 class RelativePoseError(NamedTuple):
@@ -25,6 +26,42 @@ class SnippetError(NamedTuple):
     ate_mean: float
     ate_std: float
     num_snippets: int
+
+
+class SnippetRelativeError(NamedTuple):
+    """Mean and (population) standard deviation over all snippets, of translation and of rotation [degrees]."""
+
+    translation_mean: float
+    translation_std: float
+    rotation_deg_mean: float
+    rotation_deg_std: float
+    num_snippets: int
+
+
+def chain_motions(motions: FloatArray) -> NDArray[np.float64]:
+    """Turn the motions between consecutive frames into a trajectory: ``P_{i+1} = P_i inverse(M_i)``, ``P_0 = I``.
+
+    Args:
+        motions: M_i takes points of camera i to camera i + 1, as pose networks say it, shape (N, 4, 4).
+
+    Returns:
+        Camera-to-world poses P, shape (N + 1, 4, 4), in the unit of the motions.
+
+    Raises:
+        ShapeError: If the shape is not (N, 4, 4).
+
+    Example:
+        >>> ahead = np.eye(4)
+        >>> ahead[2, 3] = -1.0  # what was 5 m ahead is 4 m ahead: the camera has moved forward
+        >>> chain_motions(np.stack([ahead, ahead]))[:, 2, 3].tolist()
+        [0.0, 1.0, 2.0]
+    """
+    if motions.ndim != 3 or motions.shape[1:] != (4, 4):
+        raise ShapeError(f"`motions` must be (N, 4, 4); got {motions.shape}.")
+    poses = [np.eye(4)]
+    for motion in motions:
+        poses.append(poses[-1] @ np.linalg.inv(motion.astype(np.float64)))
+    return np.stack(poses)
 
 
 def trajectory_scale(pred: FloatArray, target: FloatArray) -> float:
@@ -82,8 +119,62 @@ def trajectory_ate(pred: FloatArray, target: FloatArray) -> float:
     return math.sqrt(float(np.sum((scale * p - g) ** 2))) / len(p)
 
 
-def snippet_ate(pred: FloatArray, target: FloatArray, *, length: int = SNIPPET_LENGTH) -> SnippetError:
+def snippet_ate(
+    pred: FloatArray,
+    target: FloatArray,
+    *,
+    length: int = SNIPPET_LENGTH,
+    definition: Literal["sfmlearner", "monodepth2"] = "sfmlearner",
+) -> SnippetError:
     """Compute `trajectory_ate` over all snippets of a sequence, each in the frame of its own first camera.
+
+    Args:
+        pred: Camera-to-world poses, shape (N, 4, 4), any scale.
+        target: Camera-to-world poses, shape (N, 4, 4) [m].
+        length: Frames of a snippet.
+        definition: ``sfmlearner``: camera centres, in the N - length + 1 whole snippets. ``monodepth2``: as its
+            published code does it, which differs twice. Its tracks multiply the motions from each camera to the next
+            rather than their inverses, so they are those of the film played backwards; and the tracks of the last
+            length - 2 starts, which are cut off by the end, count too: N - 1 in all.
+
+    Returns:
+        Mean and standard deviation over the snippets.
+
+    Raises:
+        ShapeError: If the shapes differ or are not (N, 4, 4).
+        EmptyMaskError: If there are fewer frames than one snippet needs.
+        InputError: If a value is not finite, or a predicted snippet does not move.
+        ConfigError: If there is no such definition.
+
+    Example:
+        >>> poses = np.tile(np.eye(4), (6, 1, 1))
+        >>> poses[:, 2, 3] = np.arange(6)
+        >>> snippet_ate(poses, poses)
+        SnippetError(ate_mean=0.0, ate_std=0.0, num_snippets=2)
+
+    Reference:
+        Zhou et al., CVPR 2017, section 4.2 (its kitti_eval); Godard et al., ICCV 2019, appendix (its evaluate_pose).
+    """
+    if definition not in ATE_DEFINITIONS:
+        raise ConfigError(f"`definition` must be one of {', '.join(ATE_DEFINITIONS)}; got '{definition}'.")
+    _check_poses(pred, target, at_least=length)
+    backwards = definition == "monodepth2"
+    last_start = len(pred) - 2 if backwards else len(pred) - length
+    errors = []
+    for start in range(last_start + 1):
+        tracks = []
+        for poses in (pred, target):
+            snippet = poses[start : start + length].astype(np.float64)
+            if backwards:
+                motions = np.linalg.inv(snippet[1:]) @ snippet[:-1]
+                snippet = chain_motions(np.linalg.inv(motions))
+            tracks.append(_local(snippet)[:, :3, 3])
+        errors.append(trajectory_ate(*tracks))
+    return SnippetError(float(np.mean(errors)), float(np.std(errors)), len(errors))
+
+
+def snippet_rpe(pred: FloatArray, target: FloatArray, *, length: int = SNIPPET_LENGTH) -> SnippetRelativeError:
+    """Compute `relative_pose_error` of consecutive frames in all whole snippets, each with the scale of its ATE.
 
     Args:
         pred: Camera-to-world poses, shape (N, 4, 4), any scale.
@@ -91,25 +182,30 @@ def snippet_ate(pred: FloatArray, target: FloatArray, *, length: int = SNIPPET_L
         length: Frames of a snippet.
 
     Returns:
-        Mean and standard deviation over the N - length + 1 snippets.
+        Means and standard deviations over the N - length + 1 snippets.
 
     Raises:
-        ShapeError: If the shapes differ or are not (N, 4, 4).
-        EmptyMaskError: If there are fewer frames than one snippet needs.
-        InputError: If a value is not finite, or a predicted snippet does not move.
+        ShapeError, EmptyMaskError, InputError: As in `snippet_ate`.
 
     Example:
         >>> poses = np.tile(np.eye(4), (6, 1, 1))
         >>> poses[:, 2, 3] = np.arange(6)
-        >>> snippet_ate(poses, poses)
-        SnippetError(ate_mean=0.0, ate_std=0.0, num_snippets=2)
+        >>> snippet_rpe(0.1 * poses + 0.9 * np.eye(4), poses).translation_mean < 1e-9
+        True
+
+    Reference:
+        Sturm et al., IROS 2012, equations 1 and 2, on the snippets and with the scale of Zhou et al., CVPR 2017.
     """
     _check_poses(pred, target, at_least=length)
     errors = []
     for start in range(len(pred) - length + 1):
         local_pred, local_target = (_local(poses[start : start + length]) for poses in (pred, target))
-        errors.append(trajectory_ate(local_pred[:, :3, 3], local_target[:, :3, 3]))
-    return SnippetError(float(np.mean(errors)), float(np.std(errors)), len(errors))
+        local_pred[:, :3, 3] *= trajectory_scale(local_pred[:, :3, 3], local_target[:, :3, 3])
+        errors.append(relative_pose_error(local_pred, local_target))
+    translation, rotation = np.array(errors).T
+    return SnippetRelativeError(
+        float(translation.mean()), float(translation.std()), float(rotation.mean()), float(rotation.std()), len(errors)
+    )
 
 
 def relative_pose_error(pred: FloatArray, target: FloatArray, *, step: int = 1) -> RelativePoseError:
