@@ -86,6 +86,19 @@ def test_kitti_360_keeps_held_out_frames_out(tmp_path: Path):
     train = Kitti360(tmp_path, frames=(0, -2), neighbours=(-1, 1))
     assert [greys(sample) for sample in train] == [(1, [0, 2]), (3, [2, 4]), (4, [3, 5])]  # 6 and 7 are held out
     assert [greys(sample) for sample in Kitti360(tmp_path, frames=(-2, None))] == [(6, []), (7, [])]
+    assert "pose" not in train[0].meta
+    lines = [
+        " ".join(str(x) for x in (number, *np.vstack([np.eye(4)[:2], [0, 0, 1, 0.5 * number], [0, 0, 0, 1]]).ravel()))
+        for number in range(3000, 3005)
+    ]
+    (tmp_path / "cam0_to_world.txt").write_text("\n".join(lines) + "\n")
+    train = Kitti360(tmp_path, frames=(0, -2), neighbours=(-1, 1))
+    assert train[0].meta["pose"][2, 3] == 1500.5
+    np.testing.assert_allclose(train[1].meta["neighbour_poses"][:, 2, 3], [0.5, -0.5])
+    assert "neighbour_poses" not in train[2].meta  # its later neighbour has no pose
+    (tmp_path / "cam0_to_world.txt").write_text("3000 1 0 0 0\n")
+    with pytest.raises(InputError, match=r"16 numbers in each line .* got 5"):
+        Kitti360(tmp_path)
 
 
 def test_seven_scenes_neighbours_and_motion(tmp_path: Path):
@@ -169,6 +182,31 @@ def test_prepared_pictures_without_numbers_have_no_neighbours(tmp_path: Path):
     prepare(Loose(), tmp_path)
     with pytest.raises(InputError, match="no frame numbers"):
         PreparedDataset(tmp_path, neighbours=(1,))
+
+
+def test_prepared_cameras_are_not_mixed(tmp_path: Path):
+    class TwoCameras(Walk):
+        def read(self, index: int) -> Sample:
+            sample = super().read(index % 4)
+            return make_sample(sample.image, None, meta={**sample.meta, "side": "lr"[index // 4]})
+
+    class Mixed(TwoCameras):
+        split = "mixed"
+
+        def read(self, index: int) -> Sample:
+            meta = dict(super().read(index).meta)
+            del meta["side"]
+            return make_sample(np.zeros((ROWS, COLUMNS, 3), np.uint8), None, meta=meta)
+
+    prepare(TwoCameras(), tmp_path)
+    dataset = PreparedDataset(tmp_path, neighbours=(1,))
+    assert [(sample.meta["side"], *greys(sample)) for sample in dataset] == [
+        *(("l", i, [i + 1]) for i in range(3)),
+        *(("r", i, [i + 1]) for i in range(2)),
+    ]
+    prepare(Mixed(), tmp_path)
+    with pytest.raises(InputError, match=r"3 samples in .* share scene and frame number"):
+        PreparedDataset(tmp_path, "mixed", neighbours=(1,))
 
 
 # A folder of frames

@@ -119,6 +119,7 @@ class KittiOdometry(DepthDataset):
             "id": f"{name}/{path.parent.name}/{frame:06d}",
             "scene": name,
             "index": frame,
+            "side": "l" if side == 0 else "r",
             "image_path": str(path),
         }
         poses = self._poses[name]
@@ -151,8 +152,21 @@ def _subfolders(folder: Path) -> tuple[str, ...]:
     return tuple(sorted(path.name for path in existing_folder(folder, "sequences").iterdir() if path.is_dir()))
 
 
+def _numbered_poses(path: Path) -> dict[int, Matrix]:
+    try:
+        rows = np.loadtxt(path, np.float64, ndmin=2)
+    except (OSError, ValueError) as error:
+        raise InputError(f"Expected a frame number and 16 numbers in each line of '{path}': {error}.") from None
+    if rows.shape[1] != 17:
+        raise InputError(f"Expected a frame number and 16 numbers in each line of '{path}'; got {rows.shape[1]}.")
+    return {int(row[0]): row[1:].reshape(4, 4) for row in rows}
+
+
 class Kitti360(DepthDataset):
     """Frames of one KITTI-360 camera: ``image_00/*.jpg``, ``depth/*.png`` (uint16 / 256), ``calibration/``.
+
+    With the file ``cam0_to_world.txt`` of the set's poses beside them (frame number and 4 x 4 numbers in each line),
+    ``meta`` holds `pose` and, where all are known, `neighbour_poses`.
 
     Args:
         root: The folder.
@@ -199,9 +213,14 @@ class Kitti360(DepthDataset):
         self.stems = [self.stems[position] for position, _ in found]
         self._neighbours = [paths for _, paths in found]
         calibration = read_calibration(self.root / "calibration" / "perspective.txt")
+        own = matrix_of(calibration, f"P_rect_{camera:02d}", 3, 4)
         self._camera = camera_from_projection(
-            matrix_of(calibration, f"P_rect_{camera:02d}", 3, 4),
-            baseline_between(*(matrix_of(calibration, f"P_rect_{n:02d}", 3, 4) for n in (0, 1))),
+            own, baseline_between(*(matrix_of(calibration, f"P_rect_{n:02d}", 3, 4) for n in (0, 1)))
+        )
+        poses = self.root / "cam0_to_world.txt"
+        back = np.linalg.inv(_from_first_camera(own))
+        self._poses = (
+            {number: pose @ back for number, pose in _numbered_poses(poses).items()} if poses.is_file() else {}
         )
 
     def __len__(self) -> int:
@@ -214,6 +233,12 @@ class Kitti360(DepthDataset):
         meta: dict[str, Any] = {"id": stem, "index": int(stem), "image_path": str(path)}
         if self._neighbours[index]:
             meta["neighbours"] = [read_image(other).rgb for other in self._neighbours[index]]
+        if int(stem) in self._poses:
+            meta["pose"] = self._poses[int(stem)]
+            others = [self._poses.get(int(other.stem)) for other in self._neighbours[index]]
+            known = [other for other in others if other is not None]
+            if known and len(known) == len(others):
+                meta["neighbour_poses"] = relative_poses(meta["pose"], known)
         depth = read_annotated(self.root / "depth" / f"{stem}.png")
         return make_sample(read_image(path).rgb, depth, camera=self._camera, meta=meta)
 

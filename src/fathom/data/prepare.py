@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fathom.data.base import DepthDataset, Subset, check_choice, existing_folder
-from fathom.data.sequence import find_neighbours, relative_poses
+from fathom.data.sequence import Frame, find_neighbours, relative_poses
 from fathom.data.transforms import resize_sample
 from fathom.errors import ConfigError, InputError, OutputError
 from fathom.io import FathomWarning, write_atomic
@@ -220,8 +220,9 @@ class PreparedDataset(DepthDataset):
     Args:
         root: Folder that holds the splits.
         split: Name of the split.
-        neighbours: Offsets of further frames of the same scene by their ``meta["index"]``, for instance (-1, 1); frames
-            that lack one are left out. For a set that was prepared without neighbours, which saves their copies.
+        neighbours: Offsets of further frames of the same scene and side by their ``meta["index"]``, for instance
+            (-1, 1); frames that lack one are left out. For a set that was prepared without neighbours, which saves
+            their copies.
 
     Raises:
         InputError: If there is no such split, or preparing it was not finished.
@@ -246,16 +247,22 @@ class PreparedDataset(DepthDataset):
         self._lines, self._all_lines = lines, lines
         self._neighbours: list[tuple[int, ...]] = [()] * len(lines)
         if neighbours:
-            metas = [json.loads(line)["meta"] for line in lines]
-            numbered = [(str(meta.get("scene", "")), int(meta["index"])) for meta in metas if "index" in meta]
-            if len(numbered) < len(lines):
+            numbered = [self._number(json.loads(line)["meta"]) for line in lines]
+            twice = len(numbered) - len(set(numbered))
+            if twice:
                 raise InputError(
-                    f"The samples in '{self.folder}' have no frame numbers, so no neighbours. Read a video."
+                    f"{twice} samples in '{self.folder}' share scene and frame number with another one, so nobody can "
+                    "tell which are neighbours. Prepare the cameras apart, or with their neighbours."
                 )
             found = find_neighbours(numbered, neighbours, {frame: i for i, frame in enumerate(numbered)})
             self._lines = [lines[position] for position, _ in found]
             self._neighbours = [others for _, others in found]
         self._maps: dict[int, mmap.mmap] = {}
+
+    def _number(self, meta: dict[str, Any]) -> Frame:
+        if "index" not in meta:
+            raise InputError(f"The samples in '{self.folder}' have no frame numbers, so no neighbours. Read a video.")
+        return f"{meta.get('scene', '')}/{meta.get('side', '')}", int(meta["index"])
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": {}}

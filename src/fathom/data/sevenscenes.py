@@ -108,8 +108,9 @@ class SevenScenes(DepthDataset):
             for number in frames_in(len(clip), frames)
         }
         found = find_neighbours(list(places), neighbours, places)
-        kept = list(places.values())
-        self.frames = [kept[position] for position, _ in found]
+        in_order = list(places.items())
+        self.frames = [in_order[position][1] for position, _ in found]
+        self._numbers = [in_order[position][0][1] for position, _ in found]
         self._neighbours = [others for _, others in found]
 
     def __len__(self) -> int:
@@ -127,8 +128,12 @@ class SevenScenes(DepthDataset):
         depth = np.where(stored == NO_DEPTH, 0, stored).astype(np.float32) * np.float32(0.001)
         if not self.registered:
             depth = register_depth(depth)
-        meta: dict[str, Any] = {"id": colour.relative_to(self.root).as_posix(), "scene": self.scene(index)}
-        meta["image_path"] = str(colour)
+        meta: dict[str, Any] = {
+            "id": colour.relative_to(self.root).as_posix(),
+            "scene": self.scene(index),
+            "index": self._numbers[index],
+            "image_path": str(colour),
+        }
         if pose.is_file():
             meta["pose"] = _read_pose(pose)
         others = self._neighbours[index]
