@@ -394,7 +394,7 @@ def test_real_views_are_rebuilt_from_true_depth_and_motion(shared_data):
             other = other.float() / 255
             warped, in_view = warp_by_depth(other, depth.clamp(min=0.1), motion, batch["intrinsics"])
             used = in_view & batch["valid_mask"][:, None] & visible_by_depth(depth, motion, batch["intrinsics"])
-            before, after = ((view - image).abs().mean(1, keepdim=True)[used].mean() for view in (other, warped))
+            before, after = ((seen - image).abs().mean(1, keepdim=True)[used].mean() for seen in (other, warped))
             ratios.append(float(after / before))
     assert np.median(ratios) < 0.45
 
@@ -411,3 +411,38 @@ def test_real_views_are_rebuilt_from_true_depth_and_motion(shared_data):
             errors = [difference.abs().mean(1, keepdim=True)[mask].mean() for difference in (before, after)]
             assert errors[1] < 0.35 * errors[0]
         assert in_view.float().mean() > 0.85
+
+
+@pytest.mark.shared_data
+def test_a_real_drive_is_rebuilt_from_stereo_depth(shared_data):
+    """Depth by a classical matcher explains the second view and the frames around; with motions inverted it does not."""
+    cv2 = pytest.importorskip("cv2")
+    from fathom.data import open_dataset
+    from fathom.data.torch_adapter import collate
+    from fathom.geometry.camera import disparity_to_depth
+
+    drive = open_dataset(
+        "kitti-odometry", shared_data / "kitti-stereo", sequences=("b",), stereo=True, neighbours=(-1, 1)
+    )
+    sample = drive[25]
+    grey = [cv2.cvtColor(view, cv2.COLOR_RGB2GRAY) for view in (sample.image, sample.meta["image_right"])]
+    matcher = cv2.StereoSGBM_create(0, 128, 5, 8 * 25, 32 * 25, 1, uniquenessRatio=10, speckleWindowSize=100)
+    disparity = torch.from_numpy(matcher.compute(*grey).astype(np.float32) / 16)[None, None]
+    batch = collate([sample])
+    image, k = batch["image"].float() / 255, batch["intrinsics"]
+    depth = disparity_to_depth(disparity.clamp(min=1), k[:, 0, 0], batch["baseline_m"])
+    aside = torch.eye(4)[None].clone()
+    aside[:, 0, 3] = -batch["baseline_sign"] * batch["baseline_m"]
+    views = [
+        (batch["image_right"], aside),
+        *zip(batch["neighbours"][0].split(1), batch["neighbour_poses"][0].split(1), strict=True),
+    ]
+    for picture, motion in views:
+        other = picture.float() / 255
+        warped, in_view = warp_by_depth(other, depth, motion, k)
+        wrong, also_in_view = warp_by_depth(other, depth, invert_pose(motion), k)
+        used = in_view & also_in_view & (disparity > 1)
+        still, right, reverse = (
+            (seen - image).abs().mean(1, keepdim=True)[used].mean() for seen in (other, warped, wrong)
+        )
+        assert right < 0.45 * still < 0.45 * reverse
