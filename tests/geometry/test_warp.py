@@ -415,7 +415,7 @@ def test_real_views_are_rebuilt_from_true_depth_and_motion(shared_data):
 
 @pytest.mark.shared_data
 def test_a_real_drive_is_rebuilt_from_stereo_depth(shared_data):
-    """Depth by a classical matcher explains the second view and the frames around; with motions inverted it does not."""
+    """Depth by a classical matcher explains the second view and the frames around; inverted motions do not."""
     cv2 = pytest.importorskip("cv2")
     from fathom.data import open_dataset
     from fathom.data.torch_adapter import collate
