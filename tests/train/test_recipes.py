@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from train_helpers import make_folder
+from view_helpers import make_video
 
 from fathom import models
 from fathom.train.config import load_recipe
@@ -15,6 +16,8 @@ pytest.importorskip("lightning", reason="training needs Lightning (pip install '
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
+
+SMALL_POSE = {"sfmlearner": "{base_channels: 2}", "monodepth2": "{base_channels: 2, decoder_channels: 4}"}
 
 SMALL = {
     "fcrn": "{width: 4, blocks: [1, 1, 1, 1]}",
@@ -27,6 +30,11 @@ SMALL = {
     "unet-paper": "{base_channels: 2}",
     "dispnet-s": "{base_channels: 4}",
     "deeplabv3plus": "{encoder: test_resnet}",
+    "garg2016": "{base_channels: 3, fc_channels: 4}",
+    "monodepth-vgg": "{base_channels: 2}",
+    "monodepth-resnet50": "{base_channels: 4}",
+    "sfmlearner": "{base_channels: 2}",
+    "monodepth2": "{base_channels: 2, decoder_channels: [2, 2, 2, 2, 2]}",
     "smp": "{}",
 }
 """Options that make a network small, by the start of its name."""
@@ -48,6 +56,11 @@ def slices(tmp_path_factory):
     return make_folder(tmp_path_factory.mktemp("slices"), count=4, size=(256, 256))
 
 
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return make_video(tmp_path_factory.mktemp("video"), count=3)
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_header_tells_command_time_and_score(path):
     lines = path.read_text().splitlines()
@@ -59,6 +72,8 @@ def test_the_header_tells_command_time_and_score(path):
 def test_every_supervised_network_has_a_paper_and_a_small_recipe():
     named = {load_recipe(path).model.name for path in RECIPES if not path.stem.endswith("-small")}
     small = {load_recipe(path).model.name for path in RECIPES if path.stem.endswith("-small")}
+    unsupervised = {"garg2016", "monodepth-vgg", "monodepth-resnet50", "sfmlearner", "monodepth2-resnet18"}
+    assert unsupervised <= named
     classic = {
         name
         for name, row in models.MODELS.items()
@@ -69,12 +84,17 @@ def test_every_supervised_network_has_a_paper_and_a_small_recipe():
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_one_step(path, data, slices, tmp_path):
+def test_one_step(path, data, slices, video, tmp_path):
     given = load_recipe(path)
     root = slices if given.tasks == ("segmentation",) else data
     changes = [
         f"data.{part}={{dataset: folder, root: {root}, split: {part}, options: {{}}}}" for part in ("train", "val")
     ]
+    if given.selfsupervised is not None:
+        changes = [f"data.{part}={{dataset: kitti-odometry, root: {video}, split: all}}" for part in ("train", "val")]
+        changes += ["data.resize=[64, 128]", *(["augment.crop=[64, 128]"] if given.augment.crop else [])]
+        if given.selfsupervised.pose is not None:
+            changes.append(f"selfsupervised.pose_options={SMALL_POSE[given.selfsupervised.pose]}")
     options = small_options(given.model.name, given.model.options)
     if given.model.name.startswith("smp:"):
         changes.append("model.name=smp:Unet:test_resnet")

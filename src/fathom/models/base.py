@@ -56,6 +56,27 @@ def main_output(output: Tensor | Mapping[str, Tensor] | tuple[Tensor, ...]) -> T
     return next(iter(output.values() if isinstance(output, Mapping) else output))
 
 
+class MainOutput(nn.Module):
+    """A network reduced to its main output, as prediction wants it.
+
+    Args:
+        network: Returns a tensor, a dictionary or a (named) tuple.
+
+    Example:
+        >>> import torch
+        >>> MainOutput(nn.Identity())(torch.ones(1)).item()
+        1.0
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map a picture (B, 3, h, w) to the main output (B, C, h', w')."""
+        return main_output(self.network(image))
+
+
 def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
     """Repeat the last row and column until height and width are multiples.
 

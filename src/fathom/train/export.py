@@ -1,5 +1,6 @@
 """The best weights as a model that `fathom predict` and `fathom.models.build` take."""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -117,7 +118,11 @@ def input_spec(recipe: Recipe) -> InputSpec:
     size = recipe.data.resize or recipe.augment.crop
     if row.fixed_size or (size is not None and not recipe.validation.whole_frame):
         size = recipe.augment.crop or recipe.data.resize
-    common = {"mean": mean, "std": std, "multiple": row.input_multiple}
+    multiple = row.input_multiple
+    if recipe.selfsupervised is not None and size is not None:
+        # The size it learned at, which need not be a multiple of the paper's: the network itself takes any.
+        multiple = math.gcd(multiple, *size)
+    common = {"mean": mean, "std": std, "multiple": multiple}
     if size is None:
         return InputSpec(law="native", **common)  # type: ignore[arg-type]  # mean and std have three values
     if row.fixed_size:

@@ -79,7 +79,9 @@ def lint(
     if isinstance(module.objective, ViewObjective):
         disparity = module.objective.disparity
         assert disparity is not None, "the objective has run"
-        findings.append(check_saturation(disparity, range_of(network, module.objective.pyramid, disparity.shape[-1])))
+        limits = range_of(network, module.objective.pyramid, disparity.shape[-1])
+        if limits is not None:  # without limits the sign of an untrained output means nothing yet
+            findings.append(check_saturation(disparity, limits))
         findings += check_views(batch if views is None else views, module.objective.config)
     elif "depth" in recipe.tasks and len(recipe.tasks) == 1:
         limits = depth_limits(network)

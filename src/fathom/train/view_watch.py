@@ -22,11 +22,10 @@ class ViewWatch(pl.Callback):
         folder: Folder of the run.
         every: Steps between looks.
         say: Prints a line.
-        settled: First step that is looked at.
     """
 
-    def __init__(self, folder: Path, every: int, say: Say, settled: int = SETTLED) -> None:
-        self.folder, self.every, self.say, self.settled = folder, every, say, settled
+    def __init__(self, folder: Path, every: int, say: Say) -> None:
+        self.folder, self.every, self.say = folder, every, say
         self.translations: list[float] = []
         self.depths: list[float] = []
         self.warned: set[str] = set()
@@ -36,7 +35,7 @@ class ViewWatch(pl.Callback):
     ) -> None:
         """Look where it is due."""
         step = trainer.global_step
-        if not step_ended(trainer, batch_idx) or step < self.settled or step % self.every or not trainer.is_global_zero:
+        if not step_ended(trainer, batch_idx) or step < SETTLED or step % self.every or not trainer.is_global_zero:
             return
         assert isinstance(pl_module, TrainingModule) and isinstance(pl_module.objective, ViewObjective)
         for finding in self.look(pl_module, pl_module.objective):

@@ -37,7 +37,8 @@ def with_views(source: SourceConfig, config: SelfSupervisedConfig) -> SourceConf
         ConfigError: If the reader cannot give them, or is told otherwise in the recipe.
 
     Example:
-        >>> source = SourceConfig(dataset="kitti-odometry", root="data")
+        >>> from pathlib import Path
+        >>> source = SourceConfig(dataset="kitti-odometry", root=Path("data"))
         >>> with_views(source, SelfSupervisedConfig(warp="disparity", stereo=True)).options
         {'stereo': True}
     """

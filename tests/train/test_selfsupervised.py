@@ -1,0 +1,281 @@
+"""Training from other views: what fits together, batches, whole runs, and what a run leaves."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from view_helpers import make_video
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("lightning", reason="training needs Lightning (pip install 'fathom-depth[train]')")
+
+from fathom import models  # noqa: E402
+from fathom.config import parse_config  # noqa: E402
+from fathom.data import open_dataset  # noqa: E402
+from fathom.data.batch_transforms import AugmentConfig  # noqa: E402
+from fathom.errors import ConfigError  # noqa: E402
+from fathom.geometry.pose import invert_pose  # noqa: E402
+from fathom.predict import Predictor  # noqa: E402
+from fathom.train.config import Recipe, SourceConfig, monitored_score  # noqa: E402
+from fathom.train.config_views import SelfSupervisedConfig  # noqa: E402
+from fathom.train.fit import fit  # noqa: E402
+from fathom.train.loader import Pick, Prepare  # noqa: E402
+from fathom.train.selfsupervised import (  # noqa: E402
+    ViewObjective,
+    find_motions,
+    load_partner,
+    pyramid_of,
+    stereo_motion,
+)
+from fathom.train.views import ViewTrainSamples, ViewValSamples, with_views  # noqa: E402
+from fathom.types import DepthKind  # noqa: E402
+
+STEREO = {"warp": "disparity", "stereo": True}
+VIDEO = {
+    "warp": "depth",
+    "neighbours": [-1, 1],
+    "pose": "monodepth2",
+    "pose_options": {"base_channels": 2, "decoder_channels": 8},
+}
+MONODEPTH = {"name": "monodepth-vgg", "kind": "disparity", "options": {"base_channels": 2, "unit": "px"}}
+MONODEPTH2 = {
+    "name": "monodepth2-resnet18",
+    "options": {"base_channels": 2, "decoder_channels": [2, 2, 2, 2, 2]},
+}
+
+
+def make_recipe(root, model, section, **changes):
+    source = {"dataset": "kitti-odometry", "root": str(root), "split": "all"}
+    values = {
+        "name": "tiny",
+        "model": model,
+        "data": {"train": source, "val": source, "batch_size": 2, "resize": [64, 128]},
+        "selfsupervised": section,
+        "optimiser": {"name": "adam", "lr": 1e-3},
+        "steps": 2,
+        "log_every": 1,
+        "validation": {"every_steps": 2, "pictures": 1, "max_samples": 2},
+        "lint": {"overfit_steps": 0},
+        "hardware": {"accelerator": "cpu"},
+    }
+    return parse_config({**values, **changes}, Recipe)
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return make_video(tmp_path_factory.mktemp("video"))
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"warp": "depth"}, "no other view"),
+        ({**VIDEO, "neighbours": [0, 1]}, "0 is the picture itself"),
+        ({**VIDEO, "neighbours": [1, 1]}, "twice"),
+        ({**STEREO, "neighbours": [1], "pose": "sfmlearner"}, "shifts along rows"),
+        ({"warp": "depth", "neighbours": [1]}, "Set `pose`"),
+        ({"warp": "depth", "stereo": True, "pose": "sfmlearner"}, "there are none"),
+        ({**VIDEO, "left_right_weight": 1.0}, "warp: disparity"),
+        ({**VIDEO, "explainability_weight": 0.2}, "pose: sfmlearner"),
+        ({**STEREO, "auto_mask": True}, "choose: minimum"),
+        ({**STEREO, "warp": "linearised"}, "photometric: squared"),
+        ({**STEREO, "nominal_baseline": 0.1}, "warp: depth"),
+        ({**STEREO, "full_resolution": True}, "warp: depth"),
+    ],
+)
+def test_options_that_do_not_fit_together_are_refused(video, section, words):
+    with pytest.raises(ConfigError, match=words):
+        make_recipe(video, MONODEPTH, section)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"losses": [{"name": "l1"}]}, "`losses` has no effect"),
+        ({"tasks": ["depth", "normals"]}, "depth alone"),
+        ({"adversarial": {"weight": 0.5}}, "`adversarial` has no effect"),
+        ({"augment": {"rotate_deg": 5.0}}, "cannot be rolled"),
+    ],
+)
+def test_other_sections_must_fit(video, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        make_recipe(video, MONODEPTH, STEREO, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "kind", "section", "words"),
+    [
+        ("monodepth-vgg", {"base_channels": 2}, DepthKind.DISPARITY, STEREO, "unit: px"),
+        ("garg2016", {"base_channels": 3, "fc_channels": 2}, DepthKind.METRIC_DEPTH, STEREO, "model.kind: disparity"),
+        ("monodepth-vgg", {"base_channels": 2}, DepthKind.DISPARITY, VIDEO, "warp: disparity"),
+        ("monodepth2-resnet18", MONODEPTH2["options"], DepthKind.METRIC_DEPTH, VIDEO, "how long a metre is"),
+        ("unet", {"base_channels": 2}, DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH, VIDEO, "log_depth"),
+        ("unet", {"base_channels": 2}, DepthKind.INVERSE_DEPTH, VIDEO, "gives depth"),
+    ],
+)
+def test_network_kind_and_section_must_fit(name, options, kind, section, words):
+    network = models.build(name, **options)
+    config = parse_config(section, SelfSupervisedConfig)
+    with pytest.raises(ConfigError, match=words):
+        pyramid_of(network, kind, config)
+
+
+def test_disparities_come_as_shares_of_the_width_whatever_the_unit():
+    image = torch.rand(1, 3, 32, 64)
+    config = parse_config(STEREO, SelfSupervisedConfig)
+    found = []
+    for unit, kind in (("px", DepthKind.DISPARITY), ("share", DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH)):
+        torch.manual_seed(0)
+        network = models.build("monodepth-vgg", base_channels=2, unit=unit)
+        found.append(pyramid_of(network, kind, config).disparities(network(image), 64))
+    assert len(found[0]) == 4
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+    assert found[0][0].max() <= 0.3
+
+
+def test_readers_are_asked_for_the_views():
+    source = SourceConfig(dataset="kitti-odometry", root=Path("data"))
+    config = parse_config({**VIDEO, "stereo": True}, SelfSupervisedConfig)
+    assert with_views(source, config).options == {"stereo": True, "neighbours": (-1, 1)}
+    with pytest.raises(ConfigError, match="gives single pictures"):
+        with_views(SourceConfig(dataset="make3d", root=Path("data")), config)
+    otherwise = source.model_copy(update={"options": {"neighbours": [-2, 2]}})
+    with pytest.raises(ConfigError, match="Remove it from the reader's options"):
+        with_views(otherwise, config)
+
+
+def batch_of(video, section, augment, place=1, seed=0):
+    recipe = make_recipe(video, MONODEPTH2, section)
+    source = with_views(recipe.data.train, recipe.selfsupervised)
+    dataset = open_dataset(source.dataset, source.root, source.split, **source.options)
+    samples = ViewTrainSamples(dataset, Prepare(recipe.data, None), augment, seed)
+    return samples[Pick(0, place)], ViewValSamples(dataset, Prepare(recipe.data, None), None, False)[place]
+
+
+def test_the_network_sees_changed_colours_and_the_loss_true_ones(video):
+    both = {**VIDEO, "stereo": True}
+    batch, plain = batch_of(video, both, AugmentConfig(brightness=0.5))
+    for key in ("view", "neighbour_views", "image_right"):
+        torch.testing.assert_close(batch[key], plain[key])
+    assert not torch.allclose(batch["image"], batch["view"])
+    assert not torch.allclose(batch["neighbours"], batch["neighbour_views"])
+    torch.testing.assert_close(plain["image"], plain["view"])
+    assert batch["neighbours"].shape == (1, 2, 3, 64, 128)
+
+
+def test_a_mirrored_pair_is_a_pair_again(video):
+    batch, plain = batch_of(video, {"warp": "depth", "stereo": True}, AugmentConfig(flip=1.0))
+    torch.testing.assert_close(batch["view"], plain["image_right"].flip(-1))
+    torch.testing.assert_close(batch["image_right"], plain["view"].flip(-1))
+    assert batch["baseline_sign"].tolist() == [1.0]
+
+
+def test_a_mirrored_pair_with_neighbours_has_its_second_view_on_the_other_side(video):
+    batch, plain = batch_of(video, {**VIDEO, "stereo": True}, AugmentConfig(flip=1.0))
+    torch.testing.assert_close(batch["view"], plain["view"].flip(-1))
+    torch.testing.assert_close(batch["neighbour_views"], plain["neighbour_views"].flip(-1))
+    assert batch["baseline_sign"].tolist() == [-1.0]
+    assert stereo_motion(batch, None)[0, 0, 3].item() == pytest.approx(0.5)
+    assert stereo_motion(plain, 0.1)[0, 0, 3].item() == pytest.approx(-0.1)
+
+
+def test_the_true_disparity_costs_least_in_every_warp(video):
+    batch, _ = batch_of(video, {"warp": "depth", "stereo": True}, AugmentConfig())
+    for section in (STEREO, {**STEREO, "warp": "linearised", "photometric": "squared"}):
+        recipe = make_recipe(video, MONODEPTH, {**section, "smoothness_weight": 0.0})
+        objective = ViewObjective(recipe, models.build("monodepth-vgg", **MONODEPTH["options"]), None)
+        costs = [
+            float(objective({"disparity_0": torch.full((1, 1, 64, 128), d)}, batch).total) for d in (4.0, 6.0, 8.0)
+        ]
+        assert costs[1] < 0.2 * min(costs[0], costs[2])
+    recipe = make_recipe(
+        video,
+        {"name": "unet", "options": {"base_channels": 2}},
+        {"warp": "depth", "stereo": True, "smoothness_weight": 0.0},
+    )
+    objective = ViewObjective(recipe, models.build("unet", base_channels=2), None)
+    focal = float(batch["intrinsics"][0, 0, 0])
+    costs = [float(objective(torch.full((1, 1, 64, 128), focal * 0.5 / d), batch).total) for d in (4.0, 6.0, 8.0)]
+    assert costs[1] < 0.2 * min(costs[0], costs[2])
+
+
+class Fixed(torch.nn.Module):
+    """A pose network that sees only which picture is the brighter one."""
+
+    def forward(self, first, second):
+        step = (second.mean(dim=(1, 2, 3)) - first.mean(dim=(1, 2, 3)))[:, None, None]
+        return torch.cat([0.1 * step.expand(-1, 1, 3), step.expand(-1, 1, 3)], dim=2)
+
+
+def test_the_motion_to_an_earlier_frame_is_that_from_it_turned_round():
+    config = parse_config(VIDEO, SelfSupervisedConfig)
+    image = torch.full((2, 3, 4, 4), 0.5)
+    sources = torch.stack([torch.full((2, 3, 4, 4), 0.4), torch.full((2, 3, 4, 4), 0.6)], dim=1)
+    motions, masks = find_motions(Fixed(), image, sources, config)
+    assert not masks
+    # Equal steps of brightness: the motion from the earlier frame equals that to the later one.
+    torch.testing.assert_close(invert_pose(motions[:, 0]), motions[:, 1])
+    with pytest.raises(ConfigError, match="names 2"):
+        find_motions(Fixed(), image, sources[:, :1], config)
+
+
+def test_a_stereo_run_gives_a_model_that_predicts_disparity(video, tmp_path):
+    recipe = make_recipe(video, MONODEPTH, {**STEREO, "left_right_weight": 1.0}, augment={"flip": 0.5})
+    result = fit(recipe, tmp_path / "run", say=lambda line: None)
+    assert monitored_score(recipe) == "loss"
+    assert {"loss", "loss_photometric", "loss_smoothness", "loss_left_right"} <= set(result.scores)
+    assert not (tmp_path / "run" / "pose.safetensors").exists()
+    depth = Predictor(tmp_path / "run", runtime="torch").predict(np.zeros((96, 256, 3), np.uint8))
+    assert depth.kind is DepthKind.DISPARITY
+    assert 0 < depth.values.max() <= 0.3 * 256 + 1e-3
+    assert depth.provenance.preprocessing["height"] == 64  # of training, though the paper's sides are multiples of 128
+    checks = {f["check"]: f["level"] for f in json.loads((tmp_path / "run" / "lint.json").read_text())}
+    assert {"static frames", "stereo order", "disparity saturation"} <= set(checks)
+    assert set(checks.values()) == {"ok"}
+
+
+def test_a_video_run_gives_depth_up_to_scale_and_a_pose_network(video, tmp_path):
+    section = {**VIDEO, "pose": "sfmlearner", "photometric": "l1", "explainability_weight": 0.2}
+    section["pose_options"] = {"base_channels": 2}
+    model = {"name": "sfmlearner", "options": {"base_channels": 2}}
+    recipe = make_recipe(video, model, section, clip_norm=1.0)
+    result = fit(recipe, tmp_path / "run", say=lambda line: None)
+    assert "loss_explainability" in result.scores
+    depth = Predictor(tmp_path / "run", runtime="torch").predict(np.zeros((64, 128, 3), np.uint8))
+    assert depth.kind is DepthKind.SCALE_INVARIANT_DEPTH
+    partner = load_partner(tmp_path / "run", recipe.selfsupervised)
+    motions, masks = find_motions(
+        partner, torch.rand(1, 3, 64, 128), torch.rand(1, 2, 3, 64, 128), recipe.selfsupervised
+    )
+    assert motions.shape == (1, 2, 4, 4)
+    assert tuple(masks[0].shape[1:]) == (4, 64, 128)
+    checkpoint = torch.load(tmp_path / "run" / "last.ckpt", weights_only=False)
+    saved = {k.removeprefix("objective.partner."): v for k, v in checkpoint["state_dict"].items() if "partner" in k}
+    torch.testing.assert_close(saved, dict(partner.state_dict()))
+
+
+def test_the_pose_network_learns(video, tmp_path):
+    whole = make_recipe(video, MONODEPTH2, VIDEO)
+    fit(whole, tmp_path / "whole", say=lambda line: None)
+    started = load_partner_of_seed(whole)
+    ended = load_partner(tmp_path / "whole", whole.selfsupervised)
+    moved = [not torch.equal(a, b) for a, b in zip(started.parameters(), ended.parameters(), strict=True)]
+    assert sum(moved) > len(moved) // 2
+
+
+def load_partner_of_seed(recipe):
+    from fathom.train.fit import _WEIGHTS
+    from fathom.train.loader import mix_seed
+    from fathom.train.network import build_network
+
+    torch.manual_seed(mix_seed(recipe.seed, _WEIGHTS))
+    return ViewObjective(recipe, build_network(recipe), None).partner
+
+
+def test_no_views_no_run(video, tmp_path):
+    recipe = make_recipe(video, MONODEPTH, STEREO)
+    plain = open_dataset("kitti-odometry", video)
+    with pytest.raises(ConfigError, match="no `image_right`"):
+        fit(recipe, tmp_path / "run", train_set=plain, val_set=plain, say=lambda line: None)
