@@ -107,7 +107,7 @@ def peak_bytes(loss: Callable[[], Tensor], views: Views, device: str) -> int:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         seconds_of(loss, views, device)
-        return torch.cuda.max_memory_allocated() - before
+        return int(torch.cuda.max_memory_allocated()) - int(before)
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         seconds_of(loss, views, device)
     held = highest = 0

@@ -10,13 +10,15 @@ from typer.testing import CliRunner
 from fathom.cli.main import app
 from fathom.config import parse_config
 from fathom.train.config import Recipe
+from fathom.train.config_views import SelfSupervisedConfig
 from fathom.train.reference import describe_options
 
 GUIDE = Path(__file__).resolve().parents[2] / "docs" / "train.md"
 
 
 def test_the_recipe_of_the_guide_can_be_read():
-    (text,) = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    text, views = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert parse_config(yaml.safe_load(views)["selfsupervised"], SelfSupervisedConfig).num_views == 3
     recipe = parse_config(yaml.safe_load(text), Recipe)
     losses = pytest.importorskip("fathom.train.objective")
     assert [term.task for term in losses.resolve_terms(recipe)] == ["depth", "depth"]
@@ -26,7 +28,8 @@ def test_dotted_options_in_the_guide_exist():
     known = {re.split(r" [(=]", line)[0].replace("[]", "") for line in describe_options().splitlines()}
     named = set(
         re.findall(
-            r"`((?:data|model|validation|checkpoint|hardware|lint|optimiser|phases)\.[a-z_.]+)", GUIDE.read_text()
+            r"`((?:data|model|validation|checkpoint|hardware|lint|optimiser|phases|selfsupervised|augment)\.[a-z_.]+)",
+            GUIDE.read_text(),
         )
     )
     assert len(named) > 8

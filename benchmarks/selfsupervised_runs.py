@@ -1,0 +1,330 @@
+"""Train without depth labels on real sequences, and compare with lidar, structured light or a classical matcher.
+
+    python benchmarks/selfsupervised_runs.py kitti-stereo --data DATA --out DIR
+
+DATA holds the development sets: kitti-stereo/ (KITTI odometry, sequences a and b), middlebury/, kitti360-mono/ and
+7scenes-redkitchen/. Each run trains the small recipe of its system, from random weights unless `--encoder` names some,
+on a part of the set; the figures are taken on the other part, with the model that the run leaves, through
+`fathom.predict.Predictor`. They are printed as JSON, and a picture is written beside the run.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fathom.data import open_dataset
+from fathom.data.base import DepthDataset, Subset
+from fathom.errors import require
+from fathom.metrics.pose import chain_motions, snippet_ate
+from fathom.postprocess import predict_flipped
+from fathom.predict import Predictor
+from fathom.train.config import Recipe, load_recipe
+from fathom.types import Depth, DepthKind
+from fathom.viz import colorize
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+Map = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def run(recipe: Recipe, options: argparse.Namespace, train_set: DepthDataset, val_set: DepthDataset) -> int:
+    """Train, and return the seconds it took."""
+    import torch
+
+    from fathom.train.fit import fit
+    from fathom.train.network import build_network
+
+    started = time.perf_counter()
+    network = None
+    if options.encoder is not None:
+        torch.manual_seed(recipe.seed)
+        network = build_network(recipe)
+        encoder: Any = network.trunk.encoder  # type: ignore[union-attr]
+        encoder.model.load_state_dict(torch.load(options.encoder, weights_only=True), strict=False)
+    fit(recipe, options.out, network=network, train_set=train_set, val_set=val_set)
+    return round(time.perf_counter() - started)
+
+
+def picture_of(rows: Sequence[Sequence[NDArray[np.uint8]]], path: Path) -> None:
+    """Write pictures of one size in rows and columns."""
+    Image.fromarray(np.concatenate([np.concatenate(list(row), axis=1) for row in rows])).save(path)
+
+
+def painted(values: NDArray[Any], mask: Mask, kind: DepthKind) -> NDArray[np.uint8]:
+    """Paint a map; what is not valid is black."""
+    return colorize(Depth(np.where(mask, values, np.nan), kind)).rgb
+
+
+def relative_errors(pred: NDArray[Any], truth: Map, mask: Mask) -> Map:
+    """Return ``|pred - truth| / truth`` of the valid pixels."""
+    return np.asarray(np.abs(pred[mask] - truth[mask]) / truth[mask], np.float64)
+
+
+def match_sgbm(left: NDArray[np.uint8], right: NDArray[np.uint8], num_disparities: int = 128) -> Map:
+    """Return OpenCV's semi-global matching [px], NaN where it or its left-right check finds nothing."""
+    cv2 = require("cv2", "dev", "Classical matching")
+    matcher = cv2.StereoSGBM_create(
+        minDisparity=0,
+        numDisparities=num_disparities,
+        blockSize=5,
+        P1=8 * 25,
+        P2=32 * 25,
+        disp12MaxDiff=1,
+        uniquenessRatio=10,
+        speckleWindowSize=100,
+        speckleRange=2,
+        mode=cv2.STEREO_SGBM_MODE_HH,
+    )
+    grey = [cv2.cvtColor(view, cv2.COLOR_RGB2GRAY) for view in (left, right)]
+    found = matcher.compute(*grey).astype(np.float64) / 16.0
+    return np.where(found > 0, found, np.nan)
+
+
+def kitti_stereo(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """Train on the pairs of sequence a; compare disparity on b with semi-global matching."""
+    root = options.data / "kitti-stereo"
+    train, test = (open_dataset("kitti-odometry", root, n, sequences=(n,), stereo=True) for n in ("a", "b"))
+    seconds = run(recipe, options, train, Subset(test, range(0, len(test), 10), "b"))
+    predictor = Predictor(options.out, runtime="torch")
+    errors, blended, rows = [], [], []
+    for index in range(0, len(test), 5):
+        sample = test[index]
+        truth = match_sgbm(sample.image, sample.meta["image_right"])
+        depth = predictor.predict(sample.image)
+        better = predict_flipped(predictor.predict, sample.image, border_blend=True)
+        mask = np.isfinite(truth) & (truth >= 1.0)
+        errors.append(relative_errors(depth.values, truth, mask))
+        blended.append(relative_errors(better.values, truth, mask))
+        if index % 20 == 0:
+            shown = painted(truth, np.isfinite(truth), DepthKind.DISPARITY)
+            rows += [[sample.image], [shown], [painted(better.values, better.valid_mask, DepthKind.DISPARITY)]]
+    picture_of(rows[:6], options.out / "disparity.png")
+    everything = np.concatenate(blended)
+    return {
+        "seconds": seconds,
+        "frames": len(errors),
+        "matched_pixels_per_frame": round(len(everything) / len(errors)),
+        "median_relative_error": round(float(np.median(np.concatenate(errors))), 4),
+        "median_relative_error_blended": round(float(np.median(everything)), 4),
+        "share_within_10_percent": round(float((everything < 0.1).mean()), 4),
+        "per_frame_median": [round(float(np.median(e)), 4) for e in blended],
+    }
+
+
+def middlebury(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """Leave two of eight scenes out, four times; compare their disparity with the truth."""
+    whole = open_dataset("middlebury", options.data / "middlebury")
+    scenes: dict[str, Any] = {}
+    everything, rows, seconds = [], [], 0
+    half = len(whole) // 2
+    for fold in range(half):
+        held = [fold, fold + half]
+        kept = [index for index in range(len(whole)) if index not in held]
+        inner = argparse.Namespace(**{**vars(options), "out": options.out / f"fold{fold}"})
+        seconds += run(recipe, inner, Subset(whole, kept, "train"), Subset(whole, held, "val"))
+        predictor = Predictor(inner.out, runtime="torch")
+        for index in held:
+            sample = whole[index]
+            depth = predict_flipped(predictor.predict, sample.image, border_blend=True)
+            truth, mask = sample.target.astype(np.float64), sample.valid_mask
+            everything.append(relative_errors(depth.values, truth, mask))
+            constant = relative_errors(np.full_like(truth, np.median(truth[mask])), truth, mask)
+            scenes[whole.scene(index)] = {
+                "median_relative_error": round(float(np.median(everything[-1])), 4),
+                "of_the_true_median": round(float(np.median(constant)), 4),
+            }
+            maps = [painted(truth, mask, sample.kind), painted(depth.values, depth.valid_mask, sample.kind)]
+            rows.append([np.asarray(Image.fromarray(tile).resize((440, 368))) for tile in (sample.image, *maps)])
+    picture_of(rows, options.out / "disparity.png")
+    median = round(float(np.median(np.concatenate(everything))), 4)
+    return {"seconds": seconds, "scenes": scenes, "median_relative_error": median}
+
+
+def baselines_of(scored: Sequence[tuple[Map, Mask]], train: Sequence[tuple[Map, Mask]]) -> dict[str, float]:
+    """Score what needs no network, median-scaled like the predictions; all but the constant know the training depth.
+
+    Args:
+        scored: Depth [m] and valid pixels of the scored frames.
+        train: Those of the training frames.
+    """
+    height, width = scored[0][0].shape
+    total, count = np.zeros((height, width)), np.zeros((height, width))
+    for depth, mask in train:
+        total += np.where(mask, depth, 0.0)
+        count += mask
+    # Lidar hits other pixels in each frame: the mean of its row stands for a pixel that was never hit.
+    hits = count.sum(axis=1)
+    rows = np.interp(np.arange(height), np.nonzero(hits)[0], (total.sum(axis=1) / np.maximum(hits, 1))[hits > 0])
+    mean_map = np.where(count > 0, total / np.maximum(count, 1), rows[:, None])
+    # A plane is linear in inverse depth: a x + b y + c; the road is one.
+    y, x = np.nonzero(count)
+    design = np.stack([x, y, np.ones_like(x)], axis=1).astype(np.float64)
+    plane = np.linalg.lstsq(design, (count[y, x] / total[y, x]), rcond=None)[0]
+    grid_y, grid_x = np.mgrid[:height, :width]
+    maps = {
+        "constant": np.ones((height, width)),
+        "mean depth": mean_map,
+        "mean of each row": np.repeat(rows[:, None], width, axis=1),
+        "plane": 1.0 / np.maximum(plane[0] * grid_x + plane[1] * grid_y + plane[2], 1 / 80.0),
+    }
+    return {name: float(np.mean([abs_rel_median(m, t, k) for t, k in scored])) for name, m in maps.items()}
+
+
+def abs_rel_median(pred: Map, truth: Map, mask: Mask) -> float:
+    """Return AbsRel after scaling the median of a prediction to that of the truth."""
+    p, g = pred[mask], truth[mask]
+    p = np.clip(p * np.median(g) / np.median(p), 1e-3, 80.0)
+    return float(np.mean(np.abs(p - g) / g))
+
+
+def predicted_path(folder: Path, recipe: Recipe, dataset: DepthDataset) -> Map:
+    """Chain the predicted motions from each frame to the next to camera-to-world poses, (N, 4, 4)."""
+    import torch
+
+    from fathom.data.torch_adapter import collate
+    from fathom.data.transforms import resize_sample
+    from fathom.train.selfsupervised import find_motions, load_partner
+
+    config = recipe.selfsupervised
+    assert config is not None and recipe.data.resize is not None
+    partner, later = load_partner(folder, config), config.neighbours.index(1)
+    found = []
+    for sample in dataset:
+        batch = collate([resize_sample(sample, *recipe.data.resize)])
+        with torch.no_grad():
+            motions, _ = find_motions(partner, batch["image"] / 255.0, batch["neighbours"] / 255.0, config)
+        found.append(motions[0, later].double().numpy())
+    return chain_motions(np.stack(found))[:-1]
+
+
+def path_errors(folder: Path, recipe: Recipe, dataset: DepthDataset) -> dict[str, Any]:
+    """Compare the predicted path with the true one over snippets of five frames, and with a straight line."""
+    truth = np.stack([np.asarray(sample.meta["pose"], np.float64) for sample in dataset])
+    found = snippet_ate(predicted_path(folder, recipe, dataset), truth)
+    straight = np.tile(np.eye(4), (len(truth), 1, 1))
+    straight[:, 2, 3] = np.arange(len(truth))
+    line = snippet_ate(straight, truth)
+    return {
+        "ate_mean_m": round(found.ate_mean, 5),
+        "ate_std_m": round(found.ate_std, 5),
+        "snippets": found.num_snippets,
+        "ate_of_a_straight_line_m": round(line.ate_mean, 5),
+    }
+
+
+def score_video(run_folder: Path, train_set: DepthDataset, test_set: DepthDataset, cap: float) -> dict[str, Any]:
+    """Score depth on frames that were kept out of training, median-scaled, beside baselines."""
+    predictor = Predictor(run_folder, runtime="torch")
+    scored = depths_of(test_set, cap)
+    rows, scores = [], []
+    for index, (truth, mask) in enumerate(scored):
+        sample = test_set[index]
+        depth = predictor.predict(sample.image)
+        pred = np.asarray(depth.values, np.float64)
+        scores.append(abs_rel_median(pred, truth, mask & depth.valid_mask))
+        if index % 3 == 0:
+            scaled = np.clip(pred * np.median(truth[mask]) / np.median(pred[mask]), 0, cap)
+            rows.append([sample.image, painted(scaled, depth.valid_mask, DepthKind.METRIC_DEPTH)])
+    picture_of(rows[:4], run_folder / "depth.png")
+    baselines = baselines_of(scored, depths_of(train_set, cap))
+    return {
+        "frames": len(scores),
+        "abs_rel": round(float(np.mean(scores)), 4),
+        "per_frame": [round(score, 4) for score in scores],
+        "baselines": {name: round(value, 4) for name, value in baselines.items()},
+        "below_best_baseline": round(1.0 - float(np.mean(scores)) / min(baselines.values()), 4),
+    }
+
+
+def depths_of(dataset: DepthDataset, cap: float) -> list[tuple[Map, Mask]]:
+    """Return depth and mask of every frame, up to `cap` [m]."""
+    samples = [dataset[index] for index in range(len(dataset))]
+    return [(s.target.astype(np.float64), s.valid_mask & (s.target > 1e-3) & (s.target < cap)) for s in samples]
+
+
+def kitti360(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """Train on the first 40 frames of KITTI-360 without depth or poses; score the last 10 against lidar."""
+    assert recipe.selfsupervised is not None
+    around: dict[str, Any] = {"neighbours": recipe.selfsupervised.neighbours}
+    root = options.data / "kitti360-mono"
+    train, test = (0, 40), (-10, None)
+    seconds = run(
+        recipe,
+        options,
+        open_dataset("kitti-360", root, frames=train, **around),
+        open_dataset("kitti-360", root, frames=test, **around),
+    )
+    seen, unseen = (open_dataset("kitti-360", root, frames=part) for part in (train, test))
+    return {"seconds": seconds, **score_video(options.out, seen, unseen, cap=80.0)}
+
+
+def seven_scenes(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """Train on the first 70 of 90 frames of a room; score depth and path on the last 20."""
+    assert recipe.selfsupervised is not None
+    around: dict[str, Any] = {"neighbours": recipe.selfsupervised.neighbours}
+    root = options.data / "7scenes-redkitchen"
+    train, test = (0, 70), (-20, None)
+    sets = [open_dataset("7-scenes", root, frames=part, **around) for part in (train, test)]
+    seconds = run(recipe, options, *sets)
+    seen, unseen = (open_dataset("7-scenes", root, frames=part) for part in (train, test))
+    return {
+        "seconds": seconds,
+        **score_video(options.out, seen, unseen, cap=10.0),
+        "path_kept_out": path_errors(options.out, recipe, sets[1]),
+        "path_training": path_errors(options.out, recipe, sets[0]),
+    }
+
+
+def kitti_path(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """Train on the left pictures of sequence a as video; score the path on b, which has poses."""
+    assert recipe.selfsupervised is not None
+    root = options.data / "kitti-stereo"
+    sets = [
+        open_dataset("kitti-odometry", root, name, sequences=(name,), neighbours=recipe.selfsupervised.neighbours)
+        for name in ("a", "b")
+    ]
+    seconds = run(recipe, options, *sets)
+    return {
+        "seconds": seconds,
+        "path_kept_out": path_errors(options.out, recipe, sets[1]),
+        "path_training": path_errors(options.out, recipe, sets[0]),
+    }
+
+
+RUNS: dict[str, tuple[Callable[[argparse.Namespace, Recipe], dict[str, Any]], str, tuple[str, ...]]] = {
+    "kitti-stereo": (kitti_stereo, "monodepth-vgg-small", ()),
+    "middlebury": (middlebury, "monodepth-vgg-small", ("data.resize=[160, 192]", "augment.crop=[160, 192]")),
+    "kitti360-sfmlearner": (kitti360, "sfmlearner-small", ("data.resize=[96, 352]",)),
+    "kitti360-monodepth2": (kitti360, "monodepth2-mono-small", ("data.resize=[96, 352]",)),
+    "7scenes": (seven_scenes, "monodepth2-mono-small", ("data.resize=[128, 160]",)),
+    "kitti-path": (kitti_path, "monodepth2-mono-small", ()),
+}
+"""Function, recipe, and what the data changes in it."""
+
+
+def main() -> None:
+    """Run one of `RUNS` and print its figures."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("run", choices=RUNS)
+    parser.add_argument("--data", type=Path, required=True, help="Folder of the development sets.")
+    parser.add_argument("--out", type=Path, required=True, help="Folder of the run; must not hold one.")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="Change of the recipe.")
+    parser.add_argument("--encoder", type=Path, help="Weights for the encoder of a network smp:..., in timm's names.")
+    options = parser.parse_args()
+    function, config, changes = RUNS[options.run]
+    changes = (*changes, *options.set)
+    result = function(options, load_recipe(CONFIGS / f"{config}.yaml", changes))
+    text = json.dumps({"run": options.run, "recipe": config, "changes": list(changes), **result}, indent=1)
+    (options.out / "result.json").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
