@@ -27,7 +27,6 @@ from fathom.losses import (
     edge_aware_smoothness_loss,
     min_reprojection_loss,
     normalize_disparity,
-    photometric_error_map,
 )
 from fathom.models.monodepth2 import disp_to_depth
 
@@ -42,6 +41,19 @@ OPTIONS: dict[str, Any] = {
 """monodepth2's."""
 
 
+def naive_error(pred: Tensor, target: Tensor) -> Tensor:
+    """Compute ``0.85 mean_c(SSIM error) + 0.15 mean_c |e|``, (B, 1, H, W), with every mean by avg_pool2d."""
+    p, g = (functional.pad(x, (1, 1, 1, 1), mode="reflect") for x in (pred, target))
+    mean_p, mean_g = functional.avg_pool2d(p, 3, 1), functional.avg_pool2d(g, 3, 1)
+    var_p = functional.avg_pool2d(p * p, 3, 1) - mean_p**2
+    var_g = functional.avg_pool2d(g * g, 3, 1) - mean_g**2
+    covariance = functional.avg_pool2d(p * g, 3, 1) - mean_p * mean_g
+    over = (2 * mean_p * mean_g + 1e-4) * (2 * covariance + 9e-4)
+    under = (mean_p**2 + mean_g**2 + 1e-4) * (var_p + var_g + 9e-4)
+    ssim = ((1 - over / under) / 2).clamp(0, 1).mean(1, keepdim=True)
+    return 0.85 * ssim + 0.15 * (pred - target).abs().mean(1, keepdim=True)
+
+
 def naive_loss(views: Views) -> Tensor:
     """Compute monodepth2's loss in a loop over scales and other views."""
     assert views.sources is not None and views.motions is not None and views.intrinsics is not None
@@ -53,8 +65,8 @@ def naive_loss(views: Views) -> Tensor:
         for index in range(views.sources.shape[1]):
             source = views.sources[:, index]
             warped, _ = warp_by_depth(source, depth, views.motions[:, index], views.intrinsics)
-            moved.append(photometric_error_map(warped, views.target))
-            still.append(photometric_error_map(source, views.target))
+            moved.append(naive_error(warped, views.target))
+            still.append(naive_error(source, views.target))
         total = total + min_reprojection_loss(torch.cat(moved, 1), torch.cat(still, 1))
         small = functional.interpolate(views.target, size=disparity.shape[-2:], mode="area")
         smoothness = edge_aware_smoothness_loss(normalize_disparity(disparity), small)
