@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -292,6 +293,23 @@ def test_mixed_kinds_and_unusable_predictions_name_the_image():
 
     with pytest.raises(InputError, match="All predictions must be of one kind"):
         evaluate(mixed, samples, tiny(), num_workers=1)
+
+
+def test_disparity_is_scored_in_metres_with_the_baseline_of_the_data():
+    camera = Camera(np.array([[20.0, 0, 16], [0, 20, 12], [0, 0, 1]]), FocalSource.USER, 0.5)
+    samples = [replace(sample, camera=camera) for sample in frames(2)]
+    truth = {int(sample.image[0, 0, 0]): sample.target for sample in samples}
+
+    def predict(image):
+        assumed = Camera.assumed(height=24, width=32)
+        return Depth(10.0 / truth[int(image[0, 0, 0])], DepthKind.DISPARITY, camera=assumed)
+
+    report = evaluate(predict, samples, tiny("monodepth"))
+    assert report.scores["abs_rel"] < 1e-6
+    # Without a baseline the scale is unknown, and only a fit can score it.
+    with pytest.raises(KindError, match="no known scale"):
+        evaluate(predict, frames(2), tiny("monodepth"))
+    assert evaluate(predict, frames(2), tiny("monodepth2-mono")).scores["abs_rel"] < 1e-6
 
 
 def test_an_error_of_the_model_is_not_swallowed():

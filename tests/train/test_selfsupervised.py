@@ -1,6 +1,7 @@
 """Training from other views: what fits together, batches, whole runs, and what a run leaves."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,17 @@ pytest.importorskip("lightning", reason="training needs Lightning (pip install '
 
 from fathom import models  # noqa: E402
 from fathom.config import parse_config  # noqa: E402
-from fathom.data import open_dataset  # noqa: E402
+from fathom.data import DepthDataset, open_dataset  # noqa: E402
 from fathom.data.batch_transforms import AugmentConfig  # noqa: E402
-from fathom.errors import ConfigError  # noqa: E402
+from fathom.errors import ConfigError, KindError  # noqa: E402
 from fathom.geometry.pose import invert_pose  # noqa: E402
 from fathom.predict import Predictor  # noqa: E402
+from fathom.protocol import load_protocol  # noqa: E402
 from fathom.train.config import Recipe, SourceConfig, monitored_score  # noqa: E402
 from fathom.train.config_views import SelfSupervisedConfig  # noqa: E402
 from fathom.train.fit import fit  # noqa: E402
 from fathom.train.loader import Pick, Prepare  # noqa: E402
+from fathom.train.scoring import ViewScorer  # noqa: E402
 from fathom.train.selfsupervised import (  # noqa: E402
     ViewObjective,
     find_motions,
@@ -279,3 +282,64 @@ def test_no_views_no_run(video, tmp_path):
     plain = open_dataset("kitti-odometry", video)
     with pytest.raises(ConfigError, match="no `image_right`"):
         fit(recipe, tmp_path / "run", train_set=plain, val_set=plain, say=lambda line: None)
+
+
+class Wall(DepthDataset):
+    """The textured plane of `make_video` with its true depth: disparity 6 px at full size."""
+
+    name, split, kind = "wall", "all", DepthKind.METRIC_DEPTH
+
+    def __init__(self, root):
+        self.inner = open_dataset("kitti-odometry", root, stereo=True)
+
+    def __len__(self):
+        return 2
+
+    def read(self, index):
+        sample = self.inner[index]
+        depth = sample.camera.focal_px * sample.camera.baseline_m / 6.0
+        target = np.full(sample.image.shape[:2], depth, np.float32)
+        return replace(sample, target=target, valid_mask=target > 0)
+
+
+class Constant(torch.nn.Module):
+    """A network whose disparity is one number, in pixels of its input."""
+
+    def __init__(self, disparity):
+        super().__init__()
+        self.value = torch.nn.Parameter(torch.tensor(disparity))
+
+    def forward(self, image):
+        return self.value * torch.ones_like(image[:, :1])
+
+
+@pytest.mark.parametrize("protocol", [None, "monodepth"])
+def test_disparity_is_scored_in_metres_at_any_input_size(video, tmp_path, protocol):
+    changes = {"every_steps": 1, "pictures": 0, "protocol": protocol}
+    recipe = make_recipe(video, {"name": "garg2016"}, {**STEREO, "smoothness_weight": 0.0}, steps=1, validation=changes)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"resize": (32, 64)})})
+    recipe = recipe.model_copy(update={"optimiser": recipe.optimiser.model_copy(update={"lr": 1e-9})})
+    found = fit(
+        recipe,
+        tmp_path / "run",
+        network=Constant(3.0),  # half of 6, because the input is half as wide
+        train_set=Wall(video),
+        val_set=Wall(video),
+        say=lambda line: None,
+    )
+    assert found.scores["abs_rel"] < 1e-5
+    assert found.scores["loss"] < 0.05
+
+
+def test_depth_without_a_scale_is_scored_only_by_a_protocol(video, tmp_path):
+    validation = {"every_steps": 1, "pictures": 0}
+    recipe = make_recipe(video, MONODEPTH2, VIDEO, steps=1, validation=validation)
+    objective = ViewObjective(recipe, models.build(**{"name": MONODEPTH2["name"]}, **MONODEPTH2["options"]), None)
+    assert not ViewScorer(recipe, objective, None).has_truth
+    with pytest.raises(ConfigError, match="validation set has none"):
+        ViewScorer(recipe, objective, load_protocol("sfmlearner"))
+    objective.truth_kind = DepthKind.METRIC_DEPTH
+    assert not ViewScorer(recipe, objective, None).has_truth
+    assert ViewScorer(recipe, objective, load_protocol("sfmlearner")).has_truth
+    with pytest.raises(KindError):
+        ViewScorer(recipe, objective, load_protocol("kitti-eigen-garg"))

@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -214,6 +215,7 @@ class _Tally:
                     f"declares {declared}. Read the other one, or --set split.ground_truth={declared}, which changes "
                     "the protocol's hash."
                 )
+            depth = _with_baseline(depth, sample, self.protocol)
             check_kind(depth.kind, self.protocol)
             if self.protocol.image_crop == "kb_crop":
                 depth = put_back(depth, sample)
@@ -375,6 +377,18 @@ def _readers(samples: Iterable[Sample]) -> Iterator[tuple[int, Callable[[], Samp
     else:
         for index, sample in enumerate(samples):
             yield index, partial(_same, sample)
+
+
+def _with_baseline(depth: Depth, sample: Sample, protocol: Protocol) -> Depth:
+    """Give the disparity of a stereo-trained network the camera of its picture, where a protocol scores metres.
+
+    Its own camera has no baseline, which no single picture tells; that of the data is part of such protocols.
+    """
+    scores_metres = protocol.alignment.method == "none" and protocol.alignment.fixed_scale is None
+    known = sample.camera is not None and sample.camera.baseline_m is not None
+    if depth.kind is not DepthKind.DISPARITY or not (scores_metres and known):
+        return depth
+    return replace(depth, camera=sample.camera).to_inverse_depth()
 
 
 def _same(sample: Sample) -> Sample:

@@ -202,7 +202,8 @@ class ViewScorer(Scorer):
                 raise ConfigError(
                     f"`validation.protocol: {protocol.name}` scores depth, and the validation set has none."
                 )
-            check_kind(kind, protocol)
+            # A disparity is scored with the camera and baseline of each sample, so its scale is known.
+            check_kind(DepthKind.INVERSE_DEPTH if kind is DepthKind.DISPARITY else kind, protocol)
 
     def add(self, tally: Tally, output: Output, batch: Mapping[str, Any]) -> None:
         """Score one batch into a tally; its loss counts for each of its pictures."""
