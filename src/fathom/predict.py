@@ -358,9 +358,16 @@ def _load(
     weights = files.path("safetensors")
     architecture = files.card.architecture
     assert architecture is not None, "a card with safetensors names its architecture"
-    network = build(architecture.builder, pretrained=str(weights), **architecture.options)
+    network = _main_only(build(architecture.builder, pretrained=str(weights), **architecture.options))
     engine = _network_runtime(network, runtime, precision, num_threads, device)
     return files.card, engine, files.sha256("safetensors")
+
+
+def _main_only(network: "nn.Module") -> "nn.Module":
+    """Reduce a network with several outputs to the first."""
+    from fathom.models.base import MainOutput
+
+    return MainOutput(network)
 
 
 def _exported(
