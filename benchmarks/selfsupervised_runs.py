@@ -63,13 +63,14 @@ def run(recipe: Recipe, options: argparse.Namespace, train_set: DepthDataset, va
     from fathom.train.fit import fit
     from fathom.train.network import build_network
 
-    assert recipe.data.resize is not None, "the small recipes resize"
+    size = recipe.data.resize
+    assert size is not None, "the small recipes resize"
     started = time.perf_counter()
     # The card of the model names the data it learned from, which is not that of the recipe.
     source = recipe.data.train.model_copy(update={"dataset": train_set.name, "split": train_set.split, "options": {}})
     data = recipe.data.model_copy(update={"train": source, "val": source.model_copy(update={"split": val_set.split})})
     recipe = recipe.model_copy(update={"data": data})
-    train_set, val_set = (Kept(dataset, recipe.data.resize) for dataset in (train_set, val_set))
+    train_set, val_set = (Kept(dataset, size) for dataset in (train_set, val_set))
     network = None
     if options.encoder is not None:
         torch.manual_seed(recipe.seed)
