@@ -3,9 +3,9 @@
     python benchmarks/selfsupervised_runs.py kitti-stereo --data DATA --out DIR
 
 DATA holds the development sets: kitti-stereo/ (KITTI odometry, sequences a and b), middlebury/, kitti360-mono/ and
-7scenes-redkitchen/. Each run trains the small recipe of its system, from random weights unless `--encoder` names some,
-on a part of the set; the figures are taken on the other part, with the model that the run leaves, through
-`fathom.predict.Predictor`. They are printed as JSON, and a picture is written beside the run.
+7scenes-redkitchen/. Each run trains a small recipe on a part of the set; the figures are taken on the other part, with
+the model that the run leaves, through `fathom.predict.Predictor`. They are printed as JSON and kept in result.json, and
+a picture is written beside the run. `--encoder` takes ImageNet weights from a file where timm cannot download them.
 """
 
 import argparse
@@ -327,14 +327,23 @@ def kitti_path(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
     }
 
 
+SFMLEARNER = (
+    "selfsupervised={warp: depth, neighbours: [-1, 1], pose: sfmlearner, pose_options: {base_channels: 16}, "
+    "photometric: l1, intensity_span: 2.0, mask_outside: true, smoothness: second_order, smoothness_weight: 0.1, "
+    "smoothness_normalised: true}"
+)
 RUNS: dict[str, tuple[Callable[[argparse.Namespace, Recipe], dict[str, Any]], str, tuple[str, ...]]] = {
-    "kitti-stereo": (kitti_stereo, "monodepth-vgg-small", ()),
-    "middlebury": (middlebury, "monodepth-vgg-small", ("data.resize=[160, 192]", "augment.crop=[160, 192]")),
-    "kitti360-sfmlearner": (kitti360, "sfmlearner-small", ("data.resize=[96, 352]",)),
-    "kitti360-monodepth2": (kitti360, "monodepth2-mono-small", ("data.resize=[96, 352]",)),
+    "kitti-stereo": (kitti_stereo, "unet-stereo-small", ()),
+    "middlebury": (
+        middlebury,
+        "unet-stereo-small",
+        ("data.resize=[160, 192]", "augment.crop=[160, 192]", "model.options.head_options.initial_depth=15.0"),
+    ),
+    "kitti360-sfmlearner": (kitti360, "unet-video-small", ("data.resize=[96, 352]", SFMLEARNER)),
+    "kitti360-monodepth2": (kitti360, "unet-video-small", ("data.resize=[96, 352]",)),
     # The camera moves 2 cm from frame to frame, less than a pixel of parallax.
-    "7scenes": (seven_scenes, "monodepth2-mono-small", ("data.resize=[128, 160]", "selfsupervised.neighbours=[-3, 3]")),
-    "kitti-path": (kitti_path, "monodepth2-mono-small", ()),
+    "7scenes": (seven_scenes, "unet-video-small", ("data.resize=[128, 160]", "selfsupervised.neighbours=[-3, 3]")),
+    "kitti-path": (kitti_path, "unet-video-small", ()),
 }
 """Function, recipe, and what the data changes in it."""
 
@@ -349,7 +358,7 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, help="Weights for the encoder of a network smp:..., in timm's names.")
     options = parser.parse_args()
     function, config, changes = RUNS[options.run]
-    changes = (*changes, *options.set)
+    changes = (*changes, *(["model.pretrained=null"] if options.encoder else []), *options.set)
     result = function(options, load_recipe(CONFIGS / f"{config}.yaml", changes))
     text = json.dumps({"run": options.run, "recipe": config, "changes": list(changes), **result}, indent=1)
     (options.out / "result.json").write_text(text)
