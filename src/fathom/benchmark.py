@@ -360,5 +360,5 @@ def _size_mb(model: str, precision: str) -> float:
     card = find_model(model).card
     if card.export is not None:
         return sum(entry.bytes for entry in card.files.values()) / 1e6
-    role = "onnx_int8" if precision == "int8" else "onnx" if "onnx" in card.files else "safetensors"
+    role = "onnx_int8" if precision == "int8" else card.graph_role if card.graph_role in card.files else "safetensors"
     return card.files[role].bytes / 1e6  # type: ignore[index]

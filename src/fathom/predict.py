@@ -67,7 +67,8 @@ class Predictor:
             transformers.
         runtime: ``"auto"``: ONNX Runtime for an ONNX file; for torch networks OpenVINO where it is installed and no
             GPU is used, else torch.
-        precision: ``"auto"``: float32 with ONNX Runtime and torch; with OpenVINO bf16 where the hardware has it.
+        precision: ``"auto"``: int8 where that is the only ONNX file (the embedded models); else float32 with ONNX
+            Runtime and torch, and with OpenVINO bf16 where the hardware has it.
         size: Network input: one number for a square's area (or side), or (height, width) [px]; default: the card's.
         num_threads: CPU threads for one network run; default: every core this process may use.
         device: ``"auto"``, ``"cpu"``, or a device of the runtime such as ``"cuda"``.
@@ -345,6 +346,13 @@ def _load(
     have = files.card.files
     if files.card.export is not None:
         return _exported(files, runtime, precision, num_threads, device)
+    if (
+        precision == "auto"
+        and files.card.graph_role == "onnx_int8"
+        and runtime != "torch"
+        and device in ("auto", "cpu")
+    ):
+        precision = "int8"  # the model's only form outside torch
     role: FileRole = "onnx_int8" if precision == "int8" else "onnx"
     on_cpu = device in ("auto", "cpu")
     if precision == "int8" and role not in have:

@@ -28,8 +28,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "sfmlearner": {"base_channels": 4},
     "monodepth2-resnet18": {"base_channels": 4, "decoder_channels": (4, 4, 8, 8, 8)},
     "deeplabv3plus": {"encoder": "test_resnet"},
-    "fathom-general": {},
-    "fathom-indoor": {},
+    "fathom-general": {"taps": (1, 2, 3, 4), "heads": 2, "hidden": 32, "grid": (4, 6)},
+    "fathom-indoor": {"taps": (1, 2, 3, 4), "heads": 2, "hidden": 32, "grid": (4, 6)},
     "smp:Unet:test_resnet": {},
 }
 

@@ -1,22 +1,25 @@
-"""Stage 3: turn a checkpoint into the three files that the package carries.
+"""Stage 4: turn a checkpoint into the three files that the package carries.
 
-    python training/embedded/package.py --checkpoint RUN/last.pt --card training/embedded/fathom-general.yaml
-        --out src/fathom/weights
+    python training/embedded/package.py --checkpoint RUN/general.pt --card training/embedded/fathom-general.yaml
+        --calibrate PICTURES --out src/fathom/weights
 
-NAME.onnx        half-precision weights, each cast to float32 inside the graph; ONNX Runtime folds the casts when it
-                 loads the file, so the arithmetic is float32. Batch, height and width are dynamic.
-NAME.safetensors the same weights before batch norm was folded in, for fine-tuning; matrices in half precision.
+NAME.onnx        8-bit weights and activations in every layer that holds weights, with the ranges that activations have
+                 on PICTURES; attention, norms and the last layer in float32. Batch, height and width are dynamic.
+NAME.safetensors the network before that, for fine-tuning and for torch; each row of a matrix in 8 bits with a scale
+                 (half precision would make 17 MB).
 NAME.json        the card: what people wrote in the YAML file, and what is counted here (parameters, hashes, sizes).
 
-The ONNX file is run on two sizes and compared with the network before anything is written to its place.
+The ONNX file is run on the calibration pictures and compared with the network before anything is written to its place.
 """
 
 import argparse
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 import torch
@@ -25,40 +28,46 @@ from safetensors.torch import save_file
 from torch import nn
 
 from fathom.config import parse_config
+from fathom.export.convert import calibration_inputs
 from fathom.export.onnx import compact_weights, program_to_onnx
+from fathom.export.parity import find_pictures
+from fathom.export.quantise import quantise_static
 from fathom.export.source import trace
 from fathom.models import MODELS
 from fathom.models.cards import InputSpec, ModelCard, file_sha256, write_card
+from fathom.models.weights import pack_rows
 
 MAX_BYTES = 10_000_000
-TOLERANCE = 2e-2
-"""Largest difference of any pixel to the network, as a share of the output's spread; float16 weights cause about 7e-3
-at single pixels and 1e-3 in the mean."""
+TOLERANCE = 0.06
+"""Largest mean difference to the network over the calibration pictures, as a share of the output's spread."""
+NUM_CALIBRATION = 48
+"""Pictures that are enough for the ranges of the activations."""
 
 
-def largest_difference(network: nn.Module, path: Path) -> float:
-    """Compare the file with the network on two sizes; return the largest difference over the output's spread."""
+def mean_difference(network: nn.Module, path: Path, inputs: Sequence[npt.NDArray[np.float32]]) -> float:
+    """Compare the file with the network; return the mean difference over the output's spread, over all pictures."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    generator = torch.Generator().manual_seed(0)
-    worst = 0.0
-    for batch, height, width in ((1, 256, 320), (2, 64, 160)):
-        image = torch.rand(batch, 3, height, width, generator=generator)
+    differences = []
+    for image in inputs:
         with torch.inference_mode():
-            expected = network(image).numpy()
-        got = session.run(None, {"image": image.numpy()})[0]
+            expected = network(torch.from_numpy(image)).numpy()
+        got = session.run(None, {"image": image})[0]
         assert got.shape == expected.shape, (got.shape, expected.shape)
-        worst = max(worst, float(np.abs(got - expected).max() / expected.std()))
-    return worst
+        differences.append(np.abs(got - expected).mean() / expected.std())
+    return float(np.mean(differences))
 
 
-def package(network: nn.Module, written: dict[str, Any], out: Path, *, tolerance: float = TOLERANCE) -> ModelCard:
+def package(
+    network: nn.Module, written: dict[str, Any], pictures: Path, out: Path, *, tolerance: float = TOLERANCE
+) -> ModelCard:
     """Write NAME.onnx, NAME.safetensors and NAME.json.
 
     Args:
         network: In evaluation mode, on the CPU.
         written: What people say in the card: name, description, input, licence and so on.
+        pictures: Folder with pictures for the calibration.
         out: Folder for the three files.
-        tolerance: Largest difference between the file and the network, as a share of the output's spread.
+        tolerance: Mean difference allowed between the file and the network, as a share of the output's spread.
 
     Returns:
         The card.
@@ -68,23 +77,25 @@ def package(network: nn.Module, written: dict[str, Any], out: Path, *, tolerance
     network = network.eval().float().to(memory_format=torch.contiguous_format)
     # The last checks come before the rename, so a bad export never replaces a good file.
     with tempfile.TemporaryDirectory(dir=out) as folder:
-        files = {"onnx": Path(folder, f"{name}.onnx"), "safetensors": Path(folder, f"{name}.safetensors")}
+        files = {"onnx_int8": Path(folder, f"{name}.onnx"), "safetensors": Path(folder, f"{name}.safetensors")}
         spec = parse_config(written["input"], InputSpec, source=name)
         model = program_to_onnx(trace(network, spec, dynamic=True))
-        onnx.save(compact_weights(model, "fp16"), files["onnx"])
-        difference = largest_difference(network, files["onnx"])
+        path = files["onnx_int8"]
+        onnx.save(model, path)
+        found = find_pictures(pictures)
+        inputs = calibration_inputs(spec, found[:: max(1, len(found) // NUM_CALIBRATION)])
+        quantise_static(path, inputs)
+        onnx.save(compact_weights(onnx.load(path), "fp16"), path)
+        difference = mean_difference(network, path, inputs)
         if difference > tolerance:
-            raise SystemExit(f"{name}.onnx differs from the network by {difference:.2e}; allowed are {tolerance:.0e}.")
-        size = files["onnx"].stat().st_size
+            raise SystemExit(f"{name}.onnx differs from the network by {difference:.3f}; allowed are {tolerance:g}.")
+        size = path.stat().st_size
         if size > MAX_BYTES:
             raise SystemExit(f"{name}.onnx has {size} bytes; allowed are {MAX_BYTES}.")
-        state = {
-            key: (value.half() if value.ndim > 1 else value).contiguous() for key, value in network.state_dict().items()
-        }
-        save_file(state, files["safetensors"])
+        save_file(pack_rows(network.state_dict()), files["safetensors"])
         entries = {
-            role: {"name": path.name, "sha256": file_sha256(path), "bytes": path.stat().st_size}
-            for role, path in files.items()
+            role: {"name": file.name, "sha256": file_sha256(file), "bytes": file.stat().st_size}
+            for role, file in files.items()
         }
         values = {
             **written,
@@ -93,9 +104,9 @@ def package(network: nn.Module, written: dict[str, Any], out: Path, *, tolerance
             "files": entries,
         }
         card = parse_config(values, ModelCard, source=name)
-        for path in files.values():
-            path.chmod(0o644)  # safetensors writes files that only their owner may read
-            path.replace(out / path.name)
+        for file in files.values():
+            file.chmod(0o644)  # safetensors writes files that only their owner may read
+            file.replace(out / file.name)
     write_card(card, out / f"{name}.json")
     print(f"{name}: {card.parameters} parameters, {size} bytes of ONNX, difference {difference:.1e} of the spread")
     return card
@@ -106,13 +117,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="last.pt of train.py; its averaged weights")
     parser.add_argument("--card", type=Path, required=True, help="what people say about the model, YAML")
+    parser.add_argument("--calibrate", type=Path, required=True, help="folder with a few dozen varied pictures")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     written = yaml.safe_load(args.card.read_text())
     architecture = written["architecture"]
     network = MODELS[architecture["builder"]].build(**architecture.get("options", {}))
     network.load_state_dict(torch.load(args.checkpoint, map_location="cpu")["average"])
-    package(network, written, args.out)
+    package(network, written, args.calibrate, args.out)
 
 
 if __name__ == "__main__":

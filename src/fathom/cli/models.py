@@ -29,7 +29,7 @@ def models(
         return
     typer.echo("Ready to predict (fathom predict --model NAME):\n")
     for card in cards:
-        size = sum(entry.bytes for role, entry in card.files.items() if role == "onnx") / 1e6
+        size = sum(entry.bytes for role, entry in card.files.items() if role == card.graph_role) / 1e6
         scores = "; ".join(f"{s.data}: " + ", ".join(f"{k} {v:.3f}" for k, v in s.values.items()) for s in card.scores)
         typer.echo(f"  {card.name:<18} {card.kind}, {_count(card.parameters)} parameters, {size:.1f} MB")
         for label, text in (

@@ -31,7 +31,7 @@ def network_to_onnx(source: Source, spec: InputSpec, path: Path, *, dynamic: boo
     onnx = require("onnx", "export", "Export to ONNX")
     if source.network is None:
         assert source.files is not None
-        model = onnx.load(source.files.path("onnx"))
+        model = onnx.load(source.files.path(source.files.card.graph_role))
         if not dynamic:
             raise ModelError(f"{source.card.name} is only an ONNX file, which is dynamic already. Leave out --static.")
     else:

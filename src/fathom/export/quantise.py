@@ -75,28 +75,50 @@ def quantise_onnx(job: Job, path: Path) -> list[str]:
         ModelError: If the bound on delta1 cannot be met.
         MissingExtraError: If onnx is not installed.
     """
-    onnx = require("onnx", "export", "Quantisation")
+    require("onnx", "export", "Quantisation")
     tools = require("onnxruntime.quantization", "export", "Quantisation")
     if job.precision == "int8-dynamic":
         with _quiet():
             # ConvInteger takes unsigned weights only.
             tools.quantize_dynamic(path, path, op_types_to_quantize=list(LAYERS), weight_type=tools.QuantType.QUInt8)
         return []
-    assert job.calibration, "static quantisation has calibration inputs"
-    with tempfile.TemporaryDirectory(dir=job.folder) as folder:
+    return quantise_static(path, job.calibration, max_delta1_loss=job.max_delta1_loss)
+
+
+def quantise_static(
+    path: Path, calibration: Sequence[FloatBatch], *, max_delta1_loss: float | None = None
+) -> list[str]:
+    """Quantise an ONNX file in place, with the ranges that activations have on calibration inputs.
+
+    In a transformer only the layers that hold weights are quantised, and their sums stay in float32.
+
+    Args:
+        path: Network in float32, with the input ``image``.
+        calibration: Network inputs (1, 3, h, w).
+        max_delta1_loss: Leave sensitive layers in float32 until delta1 loses less than this share.
+
+    Returns:
+        Names of the layers that stayed in float32.
+
+    Raises:
+        ModelError: If the bound on delta1 cannot be met.
+        MissingExtraError: If onnx is not installed.
+    """
+    onnx = require("onnx", "export", "Quantisation")
+    assert calibration, "static quantisation has calibration inputs"
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder, "plain.onnx")
         shape_inference = require("onnxruntime.quantization.shape_inference", "export", "Quantisation")
         with _quiet():
             shape_inference.quant_pre_process(path, plain, skip_symbolic_shape=True)
         model = onnx.load(plain)
+        del model.graph.value_info[:]  # what was inferred before folding contradicts what is inferred after it
         name_nodes(model)
         onnx.save(model, plain)
-        static = _Static(plain, Path(folder), job.calibration)
+        static = _Static(plain, Path(folder), calibration)
         kept = head_layers(model)
-        if job.max_delta1_loss is None:
-            static.quantise(path, exclude=kept)
-            return kept
-        kept = static.meet(job.max_delta1_loss, kept)
+        if max_delta1_loss is not None:
+            kept = static.meet(max_delta1_loss, kept)
         static.quantise(path, exclude=kept)
         return kept
 
@@ -115,10 +137,16 @@ class _Static:
         self.tools = require("onnxruntime.quantization", "export", "Quantisation")
         onnx = require("onnx", "export", "Quantisation")
         self.path, self.folder, self.calibration = path, folder, calibration
-        nodes = onnx.load(path).graph.node
-        is_delicate = any(node.op_type in DELICATE for node in nodes)
+        graph = onnx.load(path).graph
+        is_delicate = any(node.op_type in DELICATE for node in graph.node)
         self.types = [*LAYERS, *(() if is_delicate else BETWEEN)]
-        self.layers = [node.name for node in nodes if node.op_type in LAYERS]
+        weights = {tensor.name for tensor in graph.initializer}
+        self.layers = [
+            node.name for node in graph.node if node.op_type in LAYERS and (not is_delicate or node.input[1] in weights)
+        ]
+        # Between a transformer's layers lies float arithmetic, so a layer's sum is handed on as it is, unrounded.
+        self.options = {"OpTypesToExcludeOutputQuantization": ["MatMul", "Gemm"]} if is_delicate else {}
+        self.is_delicate = is_delicate
         self.judged = calibration[:: max(1, len(calibration) // NUM_JUDGED)][:NUM_JUDGED]
 
     def quantise(self, out: Path, *, exclude: Sequence[str] = (), only: Sequence[str] = ()) -> None:
@@ -133,8 +161,9 @@ class _Static:
                 per_channel=True,
                 activation_type=self.tools.QuantType.QUInt8,
                 weight_type=self.tools.QuantType.QInt8,
-                nodes_to_quantize=list(only),
+                nodes_to_quantize=list(only) or (self.layers if self.is_delicate else []),
                 nodes_to_exclude=list(exclude),
+                extra_options=self.options,
                 calibration_cache_path=None if only or exclude else self.folder / "ranges.json",
             )
 

@@ -47,7 +47,7 @@ class Source:
 
             return TorchRuntime(self.network, device="cpu")
         assert self.files is not None
-        return open_artefact("onnx", self.files.path("onnx"), num_threads=num_threads)
+        return open_artefact("onnx", self.files.path(self.files.card.graph_role), num_threads=num_threads)
 
     def needs_network(self, purpose: str) -> "nn.Module":
         """Return the network.
@@ -84,7 +84,7 @@ def load_source(model: str | Path, *, weights: Path | None = None) -> Source:
     if files.card.export is not None:
         raise ModelError(f"{name} is an export of {files.card.export.source} already. Export that model.")
     if "safetensors" not in files.card.files:
-        return Source(files.card, None, files, files.sha256("onnx"))
+        return Source(files.card, None, files, files.sha256(files.card.graph_role))
     architecture = files.card.architecture
     assert architecture is not None, "a card with safetensors names its architecture"
     network = build(architecture.builder, pretrained=str(files.path("safetensors")), **architecture.options)

@@ -65,7 +65,7 @@ def export_web(models: str | Path | Sequence[str | Path], folder: str | Path) ->
                 f"{model.card.name} has the steps before and after the network inside its file, and the page brings "
                 "its own. Export the model it came from, or write it again without them."
             )
-    networks = [model.path("onnx") for model in found]
+    networks = [model.path(model.card.graph_role) for model in found]
     index = WEB_FOLDER / "index.html"
     if not index.is_file():
         raise OutputError(
@@ -109,7 +109,7 @@ def _copy_assets(folder: Path) -> list[Path]:
 
 def _network_file(model: ModelFiles) -> str:
     # The hash in the name: a browser that has the old network in its cache never runs it under a new card.
-    return f"models/{model.card.name}-{model.sha256('onnx')[:12]}.onnx"
+    return f"models/{model.card.name}-{model.sha256(model.card.graph_role)[:12]}.onnx"
 
 
 def _describe(model: ModelFiles, *, is_default: bool) -> dict[str, Any]:
@@ -125,5 +125,5 @@ def _describe(model: ModelFiles, *, is_default: bool) -> dict[str, Any]:
         "is_default": is_default,
         "input": card.input.model_dump(mode="json"),
         "file": _network_file(model),
-        "weights_sha256": model.sha256("onnx"),
+        "weights_sha256": model.sha256(model.card.graph_role),
     }

@@ -213,6 +213,11 @@ class ModelCard(StrictConfig):
             raise ValueError("a safetensors file needs `architecture`, which says what network it fills.")
         return self
 
+    @property
+    def graph_role(self) -> FileRole:
+        """The ONNX file: ``"onnx"``, or ``"onnx_int8"`` where its weights and most of its arithmetic are 8-bit."""
+        return "onnx_int8" if "onnx_int8" in self.files and "onnx" not in self.files else "onnx"
+
 
 @dataclass(frozen=True)
 class ModelFiles:

@@ -1,22 +1,23 @@
 """The small networks inside the package: `fathom-general` and `fathom-indoor`.
 
-An EfficientNet-Lite encoder (Tan & Le, ICML 2019; the Lite variant drops squeeze-and-excite and uses ReLU6, which
-quantises well) under a thin U-Net decoder of plain 3x3 convolutions. A pooled context vector is added at 1/32, because
-the scale of a scene is a property of the whole picture.
+A vision transformer of patch 14 under a light decoder. The transformer is the one of Depth Anything V2 Small (Yang et
+al., NeurIPS 2024), made narrow: 11 of its 12 blocks stay, each with 4 of 6 heads and 384 of 1536 hidden units, and what
+stays was refitted by least squares to give what the whole gave (`training/embedded/prune.py`). On such a start a few
+thousand labelled pictures go further than on an encoder that only knows ImageNet; `docs/results.md` has the figures.
 
-Shapes for an input (B, 3, h, w), h and w multiples of 32:
+Shapes for an input (B, 3, h, w), h and w multiples of 14, r = h/14, c = w/14:
 
-========  ==========================  ===============
-stage     made of                     shape
-========  ==========================  ===============
-encoder   five stages                 1/2 ... 1/32
-context   320 -> 160, plus pooled     (B, 160, h/32, w/32)
-fuse 4    up, concat 112, 2 x 3x3     (B, 112, h/16, w/16)
-fuse 3    up, concat 40, 2 x 3x3      (B, 72, h/8, w/8)
-fuse 2    up, concat 24, 2 x 3x3      (B, 48, h/4, w/4)
-fuse 1    up, concat 16, 3x3          (B, 24, h/2, w/2)
-head      3x3, up                     (B, 1, h, w)
-========  ==========================  ===============
+========  ======================================  ==================
+stage     made of                                 shape
+========  ======================================  ==================
+tokens    14x14 patches, class token, position    (B, 1 + r*c, 384)
+blocks    11, tapped after the 3rd, 6th, 9th, 11th  4 x (B, 384, r, c)
+fuse      taps 4 and 3, 3x3 units                 (B, 64, r, c)
+fuse 2    up, plus tap 2                          (B, 64, 2r, 2c)
+fuse 1    up, plus tap 1                          (B, 32, 4r, 4c)
+detail    up, concat a 3x3 stem of the picture    (B, 24, h/2, w/2)
+head      3x3, up                                 (B, 1, h, w)
+========  ======================================  ==================
 """
 
 from typing import Literal, cast
@@ -25,112 +26,139 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def _conv(channels_in: int, channels_out: int, kernel: int = 3) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(inplace=True),
-    )
+PATCH = 14
+HEAD_WIDTH = 64
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 
 
-class _EvenSameConv(nn.Conv2d):
-    """A stride-2 convolution with TensorFlow's SAME padding for even sizes, written as constants.
+class Block(nn.Module):
+    """A pre-norm transformer block (Dosovitskiy et al., ICLR 2021) whose heads need not fill its width."""
 
-    The encoder's weights were trained with that padding, which is one pixel longer at the end. timm computes it from
-    the size of the picture; with sides that are multiples of 32 it is always the same, and exports without shape
-    arithmetic.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Map (B, C, h, w), h and w even, to (B, D, h/2, w/2)."""
-        before, after = (self.kernel_size[0] - 2) // 2, (self.kernel_size[0] - 1) // 2
-        return self._conv_forward(F.pad(input, (before, after, before, after)), self.weight, self.bias)
-
-
-def _replace_same_convs(module: nn.Module) -> None:
-    """Replace timm's size-dependent stride-2 convolutions in place; the keys of the state dict stay."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.Conv2d) and type(child).__name__ == "Conv2dSame":
-            fixed = _EvenSameConv(
-                child.in_channels, child.out_channels, child.kernel_size[0], 2, groups=child.groups, bias=False
-            )
-            fixed.weight = child.weight
-            setattr(module, name, fixed)
-        else:
-            _replace_same_convs(child)
-
-
-class Fuse(nn.Module):
-    """Double the size of the deep map, join the skip, and convolve."""
-
-    def __init__(self, deep: int, skip: int, out: int, num_convs: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
-        self.convs = nn.Sequential(_conv(deep + skip, out), *(_conv(out, out) for _ in range(num_convs - 1)))
+        self.heads = heads
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.qkv = nn.Linear(width, 3 * heads * HEAD_WIDTH)
+        self.out = nn.Linear(heads * HEAD_WIDTH, width)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, width)
 
-    def forward(self, deep: Tensor, skip: Tensor) -> Tensor:
-        """Map (B, deep, h, w) and (B, skip, 2h, 2w) to (B, out, 2h, 2w)."""
-        return cast(Tensor, self.convs(torch.cat([F.interpolate(deep, scale_factor=2.0, mode="nearest"), skip], 1)))
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map (B, N, width) to the same shape."""
+        joined = self.qkv(self.norm1(tokens)).chunk(3, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, HEAD_WIDTH)).transpose(1, 2) for part in joined)
+        # Written out, because this translates to fewer operations than torch's own attention.
+        attended = (query * HEAD_WIDTH**-0.5 @ key.transpose(-2, -1)).softmax(-1) @ value
+        tokens = tokens + self.out(attended.transpose(1, 2).flatten(2))
+        return cast(Tensor, tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens)))))
+
+
+class Unit(nn.Module):
+    """A pre-activation residual unit of two 3x3 convolutions, as in the decoder of DPT (Ranftl et al., ICCV 2021)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map (B, C, h, w) to the same shape."""
+        return cast(Tensor, features + self.conv2(F.relu(self.conv1(F.relu(features)))))
+
+
+def _up(features: Tensor, factor: float) -> Tensor:
+    return F.interpolate(features, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
 class EmbeddedNet(nn.Module):
-    """Encoder, context, four fusions, head.
+    """Narrow transformer, light decoder, one head.
 
     Args:
         head: ``"inverse"`` gives affine-invariant inverse depth (linear output); ``"log_depth"`` gives metres (exp).
-        encoder: A timm encoder with five stages.
-        encoder_weights: Load the encoder's ImageNet weights from timm's hub.
-        widths: Channels of the decoder from 1/32 to 1/2.
+        taps: After how many blocks the four taps lie; the last is the number of blocks.
+        width: Width of the tokens.
+        heads: Attention heads of each block, each 64 wide.
+        hidden: Hidden units of each block.
+        grid: Rows and columns of the stored position embedding; other grids are interpolated from it.
 
     Example:
-        >>> net = EmbeddedNet("log_depth").eval()
-        >>> net(torch.zeros(1, 3, 64, 96)).shape
-        torch.Size([1, 1, 64, 96])
+        >>> net = EmbeddedNet("log_depth", taps=(1, 2, 3, 4), hidden=32).eval()
+        >>> net(torch.zeros(1, 3, 56, 84)).shape
+        torch.Size([1, 1, 56, 84])
     """
 
     def __init__(
         self,
         head: Literal["inverse", "log_depth"] = "inverse",
-        encoder: str = "tf_efficientnet_lite0",
-        encoder_weights: bool = False,
-        widths: tuple[int, int, int, int, int] = (160, 112, 72, 48, 24),
+        taps: tuple[int, int, int, int] = (3, 6, 9, 11),
+        width: int = 384,
+        heads: int = 4,
+        hidden: int = 384,
+        grid: tuple[int, int] = (16, 21),
     ) -> None:
         super().__init__()
-        import timm
-
-        self.encoder = timm.create_model(encoder, features_only=True, pretrained=encoder_weights)
-        _replace_same_convs(self.encoder)
-        channels = self.encoder.feature_info.channels()
-        self.lateral = _conv(channels[4], widths[0], 1)
-        self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels[4], widths[0], 1))
-        self.fuse4 = Fuse(widths[0], channels[3], widths[1], 2)
-        self.fuse3 = Fuse(widths[1], channels[2], widths[2], 2)
-        self.fuse2 = Fuse(widths[2], channels[1], widths[3], 2)
-        self.fuse1 = Fuse(widths[3], channels[0], widths[4], 1)
-        self.head = nn.Conv2d(widths[4], 1, 3, padding=1)
+        self.taps = tuple(taps)
+        self.patches = nn.Conv2d(3, width, PATCH, PATCH)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(torch.randn(1, width, *grid) * 0.02)
+        self.blocks = nn.ModuleList(Block(width, heads, hidden) for _ in range(self.taps[-1]))
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.project = nn.ModuleList(nn.Conv2d(width, out, 1) for out in (48, 96, 128, 128))
+        self.grow1 = nn.ConvTranspose2d(48, 48, 4, 4)
+        self.grow2 = nn.ConvTranspose2d(96, 96, 2, 2)
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(a, b, 3, padding=1, bias=False) for a, b in ((48, 32), (96, 64), (128, 64), (128, 64))
+        )
+        self.context = nn.Linear(width, 64)
+        self.unit4, self.unit3, self.unit2, self.unit1 = Unit(64), Unit(64), Unit(64), Unit(32)
+        self.narrow = nn.Conv2d(64, 32, 1)
+        self.stem = nn.Conv2d(3, 12, 3, 2, 1)
+        self.detail = nn.Conv2d(32 + 12, 24, 3, padding=1)
+        self.head = nn.Conv2d(24, 1, 3, padding=1)
         nn.init.normal_(self.head.weight, std=0.01)
-        # A room is about 2.7 m deep in the geometric mean; a picture's inverse depth lies around 0.4 of its range.
+        # A room is about 2.7 m deep in the geometric mean; a normalised inverse depth lies around 0.4.
         nn.init.constant_(cast(Tensor, self.head.bias), 1.0 if head == "log_depth" else 0.4)
         self.log_depth = head == "log_depth"
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
-    def decode(self, image: Tensor) -> Tensor:
-        """Map a picture (B, 3, h, w) in [0, 1] to the features under the head, (B, widths[4], h/2, w/2)."""
-        stages = self.encoder((image - 0.5) * 2.0)
-        deep = self.lateral(stages[4]) + self.context(stages[4])
-        deep = self.fuse4(deep, stages[3])
-        deep = self.fuse3(deep, stages[2])
-        deep = self.fuse2(deep, stages[1])
-        return cast(Tensor, self.fuse1(deep, stages[0]))
+    def taps_of(self, image: Tensor) -> list[Tensor]:
+        """Map a picture (B, 3, h, w) in [0, 1] to the tokens at the four taps, each (B, 1 + r*c, width)."""
+        patches = self.patches((image - self.get_buffer("mean")) / self.get_buffer("std"))
+        positions = F.interpolate(self.positions, patches.shape[-2:], mode="bilinear", align_corners=False)
+        patches = (patches + positions).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.class_token.expand(image.shape[0], -1, -1), patches], 1)
+        maps = []
+        for count, block in enumerate(self.blocks, 1):
+            tokens = block(tokens)
+            if count in self.taps:
+                maps.append(self.norm(tokens))
+        return maps
+
+    def decode(self, image: Tensor, maps: list[Tensor]) -> Tensor:
+        """Map a picture and its `taps_of` to the features under the head, (B, 24, h/2, w/2)."""
+        rows, columns = image.shape[-2] // PATCH, image.shape[-1] // PATCH
+        flat = [m[:, 1:].transpose(1, 2).unflatten(2, (rows, columns)) for m in maps]
+        one, two, three, four = (project(m) for project, m in zip(self.project, flat, strict=True))
+        one, two = self.grow1(one), self.grow2(two)
+        one, two, three, four = (side(m) for side, m in zip(self.lateral, (one, two, three, four), strict=True))
+        deep = self.unit4(four + self.context(maps[3][:, 0])[..., None, None])
+        deep = self.unit3(deep + three)
+        deep = self.unit2(_up(deep, 2.0) + two)
+        deep = self.unit1(self.narrow(_up(deep, 2.0)) + one)
+        # 4 cells a patch become 7: half the picture's size.
+        fine = F.interpolate(deep, (rows * 7, columns * 7), mode="bilinear", align_corners=False)
+        return F.relu(self.detail(torch.cat([F.relu(fine), F.relu(self.stem(image - 0.5))], 1)))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map a picture (B, 3, h, w), RGB in [0, 1], h and w multiples of 32, to (B, 1, h, w).
+        """Map a picture (B, 3, h, w), RGB in [0, 1], h and w multiples of 14, to (B, 1, h, w).
 
         Returns:
             Affine-invariant inverse depth, or depth [m], as the head was chosen.
         """
-        raw = F.interpolate(
-            self.head(self.decode(image)).float(), scale_factor=2.0, mode="bilinear", align_corners=False
-        )
+        raw = _up(self.head(self.decode(image, self.taps_of(image))).float(), 2.0)
         return raw.exp() if self.log_depth else raw
 
 
