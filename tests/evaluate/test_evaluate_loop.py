@@ -23,7 +23,7 @@ from fathom.evaluate import (
 from fathom.evaluate.statistics import sign_flip_p_value
 from fathom.io import write_depth
 from fathom.metrics.scoring import score_image
-from fathom.types import Camera, Depth, DepthKind, FocalSource, InvalidReason, Provenance
+from fathom.types import Camera, Depth, DepthKind, FocalSource, InvalidReason, Provenance, Sample
 
 
 def test_every_image_is_scored_as_on_its_own_and_in_order():
@@ -312,6 +312,90 @@ def test_disparity_is_scored_in_metres_with_the_baseline_of_the_data():
     assert evaluate(predict, frames(2), tiny("monodepth2-mono")).scores["abs_rel"] < 1e-6
 
 
+STEREO = Camera(np.array([[20.0, 0, 16], [0, 20, 12], [0, 0, 1]]), FocalSource.USER, baseline_m=10.0)
+"""200 px m: the 1 to 9 m of the frames are 22 to 200 px of disparity."""
+
+
+def with_camera(samples, camera=STEREO):
+    return [replace(sample, camera=camera) for sample in samples]
+
+
+def test_a_disparity_map_smaller_than_the_picture_counts_its_own_pixels():
+    samples = [replace(sample, target=np.full((24, 32), 4.0, np.float32)) for sample in with_camera(frames(1))]
+    report = evaluate(lambda image: Depth(np.full((12, 16), 25.0), DepthKind.DISPARITY), samples, tiny("monodepth"))
+    assert report.scores["abs_rel"] < 1e-6 and report.scores["d1"] == 0
+
+
+def test_a_disparity_of_the_benchmark_crop_counts_the_pixels_of_the_full_frame():
+    target = np.full((375, 1242), 10.0, np.float32)
+    sample = Sample(np.zeros((375, 1242, 3), np.uint8), target, target > 0, STEREO)
+    protocol = tiny("monodepth", "image_crop=kb_crop", "missing_prediction=exclude")
+    report = evaluate(lambda image: Depth(np.full(image.shape[:2], 20.0), DepthKind.DISPARITY), [sample], protocol)
+    assert report.scores["abs_rel"] < 1e-6 and report.num_pixels == 352 * 1216
+
+
+@pytest.mark.parametrize("kind", [DepthKind.DISPARITY, DepthKind.METRIC_DEPTH, DepthKind.INVERSE_DEPTH])
+@pytest.mark.parametrize("truth", [DepthKind.DISPARITY, DepthKind.METRIC_DEPTH])
+def test_d1_is_reported_for_every_kind_that_is_a_disparity_with_the_camera(kind, truth):
+    """By hand: of 200 px, 12 px are 6 % and count; of 200 px, 8 px are 4 % and do not; of 20 px, 2 px do not."""
+    disparity = np.array([[200.0, 200.0, 20.0, 50.0]])
+    pred = np.array([[212.0, 192.0, 22.0, 45.0]])
+    target = disparity if truth is DepthKind.DISPARITY else 200.0 / disparity
+    sample = Sample(np.zeros((1, 4, 3), np.uint8), np.float32(target), target > 0, STEREO, {}, truth)
+    values = {"disparity": pred, "metric_depth": 200.0 / pred, "inverse_depth": pred / 200.0}[kind.value]
+    report = evaluate(lambda _: Depth(values, kind), [sample], tiny("monodepth"))
+    assert report.scores["d1"] == 0.5
+    assert "| d1 | 0.5000 |" in report_markdown(report)
+
+
+def test_d1_is_reported_nowhere_else():
+    samples = with_camera(frames(2))
+    # Not without a baseline, not where the prediction is fitted to the target.
+    mono = replace(STEREO, baseline_m=None)
+    assert "d1" in evaluate(noisy(samples), samples, tiny("nyu-eigen")).scores
+    assert "d1" not in evaluate(noisy(samples), frames(2), tiny("nyu-eigen")).scores
+    assert "d1" not in evaluate(noisy(samples), with_camera(samples, mono), tiny("nyu-eigen")).scores
+    assert "d1" not in evaluate(noisy(samples), samples, tiny("monodepth2-mono")).scores
+    assert "d1" not in evaluate(noisy(samples, kind=AFFINE), samples, tiny("zero-shot-midas")).scores
+    # Nor from a part of the images only.
+    mixed = evaluate(noisy(samples), [samples[0], frames(2)[1]], tiny("nyu-eigen"))
+    assert "d1" not in mixed.scores and all("d1" not in record.scores for record in mixed.records)
+    assert bootstrap_intervals(mixed).keys() == mixed.scores.keys()
+
+
+def test_the_clamp_in_metres_does_not_move_d1():
+    """A target at 2 px and a prediction of 2 px lie at 100 m; the clamp of 20 m would make the prediction 10 px."""
+    target = np.full((2, 2), 100.0, np.float32)
+    sample = Sample(np.zeros((2, 2, 3), np.uint8), target, target > 0, STEREO)
+    limits = ("range.max_depth=null", "clamp.max_depth=20.0")
+    report = evaluate(lambda _: Depth(target, DepthKind.METRIC_DEPTH), [sample], tiny("monodepth", *limits))
+    assert report.scores["d1"] == 0 and report.scores["abs_rel"] == pytest.approx(0.8)
+    # Infinitely far is a prediction too: 2 px from the truth are no outlier, 10 px are.
+    far = Depth(np.zeros((2, 2)), DepthKind.DISPARITY)
+    assert evaluate(lambda _: far, [sample], tiny("monodepth", *limits)).scores["d1"] == 0
+    near = replace(sample, target=np.full((2, 2), 20.0, np.float32))
+    assert evaluate(lambda _: far, [near], tiny("monodepth", *limits)).scores["d1"] == 1
+
+
+def test_d1_knows_the_fixed_scale_and_missing_pixels():
+    samples = with_camera(frames(2))
+    tenth = tiny("monodepth2-stereo", "alignment.fixed_scale=10.0")
+    truth = {int(sample.image[0, 0, 0]): sample.target for sample in samples}
+
+    def predict(image):
+        return Depth(truth[int(image[0, 0, 0])] / 10.0, DepthKind.SCALE_INVARIANT_DEPTH)
+
+    assert evaluate(predict, samples, tenth).scores["d1"] == 0
+
+    def with_hole(image):
+        values = truth[int(image[0, 0, 0])].copy()
+        values[:12] = np.nan
+        return Depth(values, DepthKind.METRIC_DEPTH)
+
+    report = evaluate(with_hole, samples, tiny("monodepth", "missing_prediction=far_limit"))
+    assert report.scores["d1"] == 0.5
+
+
 def test_an_error_of_the_model_is_not_swallowed():
     def broken(image):
         raise InputError("the model cannot do this")
@@ -321,8 +405,6 @@ def test_an_error_of_the_model_is_not_swallowed():
 
 
 def test_fact_2a_a_prediction_of_the_benchmark_crop_is_put_back():
-    from fathom.types import Sample
-
     target = np.full((375, 1242), 10.0, np.float32)
     sample = Sample(np.zeros((375, 1242, 3), np.uint8), target, target > 0, meta={"id": "a"})
     seen = []

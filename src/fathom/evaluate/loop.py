@@ -215,10 +215,10 @@ class _Tally:
                     f"declares {declared}. Read the other one, or --set split.ground_truth={declared}, which changes "
                     "the protocol's hash."
                 )
-            depth = _with_baseline(depth, sample, self.protocol)
-            check_kind(depth.kind, self.protocol)
             if self.protocol.image_crop == "kb_crop":
                 depth = put_back(depth, sample)
+            depth = _with_baseline(depth, sample, self.protocol)
+            check_kind(depth.kind, self.protocol)
             self.kind = self.kind or depth.kind
             if depth.kind is not self.kind:
                 raise InputError(f"All predictions must be of one kind; got {self.kind.value} and {depth.kind.value}.")
@@ -264,11 +264,16 @@ class _Tally:
             first = f" The first: {skipped[0].name}: {skipped[0].reason}" if skipped else ""
             return EmptyMaskError(f"No image was scored; {len(skipped)} were skipped.{first}")
         assert self.kind is not None, "an image was scored"
+        # Only some cameras may have the baseline that d1 takes, and its mean over their images would pass for all.
+        shared = set(records[0].scores).intersection(*(record.scores for record in records))
         return Report(
             model,
             self.protocol,
             self.kind,
-            tuple(records),
+            tuple(
+                replace(record, scores={name: score for name, score in record.scores.items() if name in shared})
+                for record in records
+            ),
             tuple(skipped),
             # A subset is only partial where it differs from what the protocol fixes.
             is_partial=is_partial and self.protocol.split.images not in (None, len(records)),
@@ -385,10 +390,12 @@ def _with_baseline(depth: Depth, sample: Sample, protocol: Protocol) -> Depth:
     Its own camera has no baseline, which no single picture tells; that of the data is part of such protocols.
     """
     scores_metres = protocol.alignment.method == "none" and protocol.alignment.fixed_scale is None
-    known = sample.camera is not None and sample.camera.baseline_m is not None
-    if depth.kind is not DepthKind.DISPARITY or not (scores_metres and known):
+    camera = sample.camera
+    if depth.kind is not DepthKind.DISPARITY or not scores_metres or camera is None or camera.baseline_m is None:
         return depth
-    return replace(depth, camera=sample.camera).to_inverse_depth()
+    # A disparity counts the pixels of its own map, which may be smaller than the picture.
+    height, width = sample.image.shape[:2]
+    return replace(depth, camera=camera.scaled(depth.width / width, depth.height / height)).to_inverse_depth()
 
 
 def _same(sample: Sample) -> Sample:

@@ -36,6 +36,7 @@ METRIC_ORDER = (
     "irmse",
     "imae",
     "median_ae",
+    "d1",
     "boundary_f1",
     "boundary_precision",
     "boundary_recall",
@@ -139,7 +140,7 @@ class Report:
         return average_per_image([dict(record.scores) for record in self.records])
 
     def pooled(self) -> dict[str, float]:
-        """Score all pixels at once; scores that are no sums (median_ae, boundary) are left out."""
+        """Score all pixels at once; scores that are no sums (median_ae, d1, boundary) are left out."""
         return scores_from_sums(add_up(record.sums for record in self.records), self.protocol)
 
     def by_range(self) -> dict[tuple[float, float], dict[str, float]]:

@@ -23,7 +23,7 @@ from fathom.alignment import (
 )
 from fathom.errors import ConfigError, EmptyMaskError, InputError, KindError
 from fathom.metrics.boundary import boundary_f1
-from fathom.metrics.depth import DepthSums, SilogVariant, _median_in_place, _sums
+from fathom.metrics.depth import DepthSums, SilogVariant, _median_in_place, _sums, d1
 from fathom.metrics.resample import nearest_index, resample
 from fathom.protocol import Protocol, crop_box, score_mask
 from fathom.types import Depth, DepthKind, Sample
@@ -62,6 +62,8 @@ class Pixels:
         missing_cells: Their cells, shape (M,).
         kind: What `pred` is.
         maps: Prediction, target and mask inside the crop, where boundaries are scored too.
+        stereo_constant: Focal length times baseline of the sample's camera [px m], where both are known and the
+            prediction is not fitted to the target; None elsewhere.
     """
 
     pred: FloatVector
@@ -72,6 +74,7 @@ class Pixels:
     missing_cells: NDArray[np.uint8]
     kind: DepthKind
     maps: tuple[FloatVector, FloatVector, NDArray[np.bool_]] | None
+    stereo_constant: float | None
 
 
 @dataclass(frozen=True)
@@ -233,7 +236,10 @@ def gather_pixels(
     if boundary:
         mask = mask & np.isfinite(values)
         maps = (np.where(mask, values, np.nan).astype(np.float64), inside.astype(np.float64), mask)
-    return Pixels(chosen, truth, cells, num_missing, missing_target, missing_cells, kind, maps)
+    camera, stereo_constant = sample.camera, None
+    if protocol.alignment.method == "none" and camera is not None and camera.baseline_m is not None:
+        stereo_constant = camera.focal_px * camera.baseline_m
+    return Pixels(chosen, truth, cells, num_missing, missing_target, missing_cells, kind, maps, stereo_constant)
 
 
 def fit_pixels(images: Sequence[Pixels], protocol: Protocol) -> Fit:
@@ -289,6 +295,8 @@ def score_pixels(pixels: Pixels, fit: Fit, protocol: Protocol, *, range_edges: S
     for part in rest:
         total = total + part
     scores = scores_from_sums(total, protocol)
+    if pixels.stereo_constant is not None:
+        scores["d1"] = _disparity_outliers(pixels, fit, target, pixels.stereo_constant)
     if pixels.maps is not None:
         values, inside, mask = pixels.maps
         depth_map = apply_fit(values, pixels.kind, fit, protocol)
@@ -306,6 +314,20 @@ def score_pixels(pixels: Pixels, fit: Fit, protocol: Protocol, *, range_edges: S
             span = spans[cell // 2 - 1]
             by_range[span] = by_range[span] + part if span in by_range else part
     return ImageScore(scores, total, by_range, by_edge, fit, pixels.num_missing, max_pred)
+
+
+def _disparity_outliers(pixels: Pixels, fit: Fit, target: FloatVector, stereo_constant: float) -> float:
+    """Compute D1 of a prediction that is not fitted; `target` [m] ends with the pixels that have no prediction.
+
+    Disparities are compared before any clamp: a limit in metres would move the small ones by whole pixels.
+    """
+    inverse = pixels.pred if pixels.kind in _INVERSE_KINDS else 1.0 / np.maximum(pixels.pred, _TINY_DEPTH)
+    disparity = stereo_constant / fit.scale * inverse
+    if pixels.missing_target.size:
+        missing = np.full(pixels.missing_target.size, stereo_constant / fit.far_limit)
+        disparity = np.concatenate((disparity, missing))
+    # A disparity of 0, infinitely far, is a prediction like any other; the metric asks for positive numbers.
+    return d1(np.maximum(disparity, _TINY_DEPTH), stereo_constant / target, target > 0)
 
 
 def apply_fit(values: FloatVector, kind: DepthKind, fit: Fit, protocol: Protocol) -> FloatVector:
