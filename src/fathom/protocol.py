@@ -27,6 +27,10 @@ PROTOCOL_FOLDER = Path(__file__).parent / "protocols"
 KB_HEIGHT, KB_WIDTH = 352, 1216
 """Size of the KITTI benchmark crop: the bottom rows and the central columns."""
 
+GroundTruth = Literal["raw", "filled", "velodyne", "annotated", "laser", "stereo", "structured_light", "rendered"]
+"""Where depth comes from: a raw sensor, one in-painted, one lidar scan, accumulated lidar, a laser scanner on a tripod,
+matched views, matched views under projected patterns, a renderer. Readers say it as ``meta["ground_truth"]``."""
+
 NAMED_CROPS: dict[str, tuple[str, Span, Span]] = {
     "none": ("fraction", (0.0, 1.0), (0.0, 1.0)),
     "garg": ("fraction", (0.40810811, 0.99189189), (0.03594771, 0.96405229)),
@@ -45,8 +49,8 @@ class Split(StrictConfig):
     """Name of the list of images."""
     images: Annotated[int, Field(gt=0)] | None
     """How many images are scored; another count is an error. Null where the protocol does not fix it."""
-    ground_truth: Literal["raw", "filled", "velodyne", "annotated", "laser", "stereo", "rendered"]
-    """Where the depth comes from: raw sensor, in-painted, reprojected or accumulated lidar, laser scan, disparity."""
+    ground_truth: GroundTruth
+    """Where the depth comes from; data that declares another source is refused."""
 
 
 class Size(StrictConfig):

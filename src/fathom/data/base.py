@@ -6,6 +6,7 @@ picture in every transform (`fathom.data.transforms`):
     ===================  =============================================================================
     ``id``               unique name of the sample in its dataset, for reports
     ``scene``            place, drive or sequence it was taken in, for splits that do not leak
+    ``ground_truth``     where the target comes from, one of `fathom.protocol.GroundTruth`; absent where nobody knows
     ``labels``           integer classes, shape (H, W)
     ``instances``        integer instance numbers, shape (H, W)
     ``normals``          unit normals in camera axes (x right, y down, z forward), 0 where unknown, (H, W, 3)

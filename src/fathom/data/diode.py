@@ -66,6 +66,7 @@ class Diode(DepthDataset):
             "scene": self.scene(index),
             "scene_type": path.parents[2].name,
             "image_path": str(path),
+            "ground_truth": "laser",
         }
         if normals is not None:
             meta["normals"] = normals.astype(np.float32)

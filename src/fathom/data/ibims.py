@@ -96,6 +96,5 @@ class Ibims1(DepthDataset):
             if mask in maps:
                 usable &= maps.pop(mask) > 0
         camera = camera_from_calibration(*calibration)
-        return make_sample(
-            np.asarray(image, np.uint8), depth, usable, camera=camera, meta={"id": name, "scene": name} | maps
-        )
+        meta = {"id": name, "scene": name, "ground_truth": "laser"} | maps
+        return make_sample(np.asarray(image, np.uint8), depth, usable, camera=camera, meta=meta)

@@ -182,6 +182,8 @@ class KittiRaw(DepthDataset):
             "side": "l" if frame.camera == 2 else "r",
             "image_path": str(path),
         }
+        if self.ground_truth != "none":
+            meta["ground_truth"] = self.ground_truth.removesuffix("-monodepth")
         if self.stereo:
             meta["image_right"] = read_image(self._picture(frame, 5 - frame.camera)).rgb
             meta["baseline_sign"] = 1 if frame.camera == 2 else -1
@@ -217,6 +219,8 @@ def _frame_id(frame: KittiFrame) -> str:
 class KittiStereo2015(DepthDataset):
     """The 200 training pairs of the stereo 2015 benchmark, with dense disparity (uint16 / 256, 0 = unknown).
 
+    The disparity comes from lidar scans of several frames, and from models of cars fitted to them.
+
     Args:
         root: Folder with ``training/image_2``, ``image_3``, ``disp_occ_0`` or ``disp_noc_0`` and ``calib_cam_to_cam``.
         split: ``"train"``; the test part has no ground truth.
@@ -250,6 +254,7 @@ class KittiStereo2015(DepthDataset):
             meta={
                 "id": stem,
                 "image_path": str(path),
+                "ground_truth": "annotated",
                 "image_right": read_image(picture_at(self.root / "image_3" / stem)).rgb,
             },
         )

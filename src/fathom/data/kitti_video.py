@@ -138,6 +138,7 @@ class KittiOdometry(DepthDataset):
             scan = read_velodyne(self.root / "sequences" / name / "velodyne" / f"{frame:06d}.bin")
             to_image = own @ homogeneous(matrix_of(calibration, "Tr", 3, 4))
             target = project_points(scan, to_image, image.shape[0], image.shape[1])
+            meta["ground_truth"] = "velodyne"
         return make_sample(image, target, camera=camera, meta=meta)
 
 
@@ -230,7 +231,12 @@ class Kitti360(DepthDataset):
         """Read one sample."""
         stem = self.stems[index]
         path = picture_at(self.root / f"image_{self._number:02d}" / stem)
-        meta: dict[str, Any] = {"id": stem, "index": int(stem), "image_path": str(path)}
+        meta: dict[str, Any] = {
+            "id": stem,
+            "index": int(stem),
+            "image_path": str(path),
+            "ground_truth": "velodyne",
+        }
         if self._neighbours[index]:
             meta["neighbours"] = [read_image(other).rgb for other in self._neighbours[index]]
         if int(stem) in self._poses:

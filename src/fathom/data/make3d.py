@@ -75,7 +75,8 @@ class Make3D(DepthDataset):
         path = self.pairs[index][0]
         image = np.rint(resize_image(read_image(path).rgb, height, width)).astype(np.uint8)
         depth = np.asarray(Image.fromarray(self.grid(index)).resize((width, height), Image.Resampling.NEAREST))
-        return make_sample(image, depth, meta={"id": _key(path), "image_path": str(path)})
+        meta = {"id": _key(path), "image_path": str(path), "ground_truth": "laser"}
+        return make_sample(image, depth, meta=meta)
 
 
 def _key(path: Path) -> str:

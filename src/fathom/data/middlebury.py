@@ -112,7 +112,12 @@ class Middlebury(DepthDataset):
     def read(self, index: int) -> Sample:
         """Read one sample."""
         folder, left = self.scenes[index]
-        meta: dict[str, Any] = {"id": folder.name, "scene": folder.name, "image_path": str(folder / left)}
+        meta: dict[str, Any] = {
+            "id": folder.name,
+            "scene": folder.name,
+            "image_path": str(folder / left),
+            "ground_truth": "structured_light",
+        }
         image = read_image(folder / left).rgb
         if left == "im0.png":
             return self._with_depth(folder, image, meta)

@@ -154,7 +154,8 @@ class NyuLabelled(DepthDataset):
         mask_border: bool = False,
     ) -> None:
         self.name, self.split = "nyu-labelled", check_choice("split", split, ("train", "test", "all"))
-        self._field = {"filled": "depths", "raw": "rawDepths"}[check_choice("depth", depth, ("filled", "raw"))]
+        self._ground_truth = check_choice("depth", depth, ("filled", "raw"))
+        self._field = {"filled": "depths", "raw": "rawDepths"}[depth]
         root = Path(root)
         self.path = root / "nyu_depth_v2_labeled.mat" if root.is_dir() else root
         if not self.path.is_file():
@@ -218,7 +219,7 @@ class NyuLabelled(DepthDataset):
             image[..., channel] = planes[channel].T
         depth = np.ascontiguousarray(fields[self._field][frame].T)
         meta: dict[str, Any] = {"id": f"{frame + 1:04d}", "index": frame, "number": frame + 1}
-        meta["scene"] = self.scene(index)
+        meta |= {"scene": self.scene(index), "ground_truth": self._ground_truth}
         for name in ("labels", "instances"):
             if name in fields:
                 meta[name] = np.ascontiguousarray(fields[name][frame].T)
@@ -264,6 +265,8 @@ class NyuFolder(DepthDataset):
     Args:
         root: The folder.
         split: Name of a list ``<split>.txt`` in it with one number in each line, or ``"all"``.
+        depth: Whether ``depth/`` was made of the in-painted depth, ``"filled"``, or of the projected one, ``"raw"``.
+            The files do not tell, so by default neither is declared.
         mask_border: Leave the white frame of the picture out of `valid_mask`.
 
     Raises:
@@ -273,8 +276,16 @@ class NyuFolder(DepthDataset):
     kind = DepthKind.METRIC_DEPTH
     ignore_label = 0
 
-    def __init__(self, root: str | Path, split: str = "train", *, mask_border: bool = False) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        *,
+        depth: Literal["filled", "raw"] | None = None,
+        mask_border: bool = False,
+    ) -> None:
         self.name, self.split, self._mask_border = "nyu-folder", split, mask_border
+        self._ground_truth = None if depth is None else check_choice("depth", depth, ("filled", "raw"))
         self.root = existing_folder(root, "rgb/ and depth/ of NYU Depth V2")
         self._images = {path.stem: path for path in sorted((self.root / "rgb").glob("*")) if path.is_file()}
         if not self._images:
@@ -292,7 +303,9 @@ class NyuFolder(DepthDataset):
         stem = self.stems[index]
         depth = read_stored(self.root / "depth" / f"{stem}.png").astype(np.float32) * np.float32(0.001)
         labels = self.root / "labels40" / f"{stem}.png"
-        meta = {"id": stem, "number": int(stem), "image_path": str(self._images[stem])}
+        meta: dict[str, Any] = {"id": stem, "number": int(stem), "image_path": str(self._images[stem])}
+        if self._ground_truth is not None:
+            meta["ground_truth"] = self._ground_truth
         if labels.is_file():
             meta["labels"] = read_stored(labels)
         mask = _inside_border(depth.shape) if self._mask_border else None
@@ -336,7 +349,13 @@ class NyuBts(DepthDataset):
         image, depth_file, focal = self.rows[index]
         depth = read_stored(self.root / depth_file).astype(np.float32) * np.float32(0.001)
         mask = _inside_border(depth.shape) if self._mask_border else None
-        meta = {"id": image, "scene": self.scene(index), "focal_px": focal, "image_path": str(self.root / image)}
+        meta = {
+            "id": image,
+            "scene": self.scene(index),
+            "focal_px": focal,
+            "image_path": str(self.root / image),
+            "ground_truth": "raw",
+        }
         return make_sample(read_image(self.root / image).rgb, depth, mask, camera=nyu_camera(), meta=meta)
 
     def scene(self, index: int) -> str:
@@ -374,8 +393,9 @@ class NyuSparseToDense(DepthDataset):
         except (OSError, KeyError) as error:
             raise InputError(f"Expected an h5 with rgb and depth; cannot read '{path}': {error}.") from None
         meta = {"id": f"{path.parent.name}/{path.stem}", "scene": self.scene(index), "image_path": str(path)}
-        image = np.ascontiguousarray(rgb.transpose(1, 2, 0))
-        camera = nyu_camera() if depth.shape == (480, 640) else None  # the same format holds other sets too
+        image, camera = np.ascontiguousarray(rgb.transpose(1, 2, 0)), None
+        if depth.shape == (480, 640):  # the same format holds other sets too
+            meta["ground_truth"], camera = "filled", nyu_camera()
         return make_sample(image, depth, camera=camera, meta=meta)
 
     def scene(self, index: int) -> str:

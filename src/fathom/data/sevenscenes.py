@@ -133,6 +133,7 @@ class SevenScenes(DepthDataset):
             "scene": self.scene(index),
             "index": self._numbers[index],
             "image_path": str(colour),
+            "ground_truth": "raw",
         }
         if pose.is_file():
             meta["pose"] = _read_pose(pose)

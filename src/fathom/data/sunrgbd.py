@@ -94,7 +94,12 @@ class SunRgbd(DepthDataset):
             raise InputError(f"Expected 9 numbers in '{folder / 'intrinsics.txt'}'; got {numbers[:9]}.") from None
         # The toolbox unprojects with MATLAB's pixel numbers, which start at 1.
         camera = camera_from_calibration(k[0, 0], k[1, 1], k[0, 2], k[1, 2], first_pixel_centre=1.0)
-        meta = {"id": folder.relative_to(self.root).as_posix(), "scene": self.scene(index), "image_path": str(image)}
+        meta = {
+            "id": folder.relative_to(self.root).as_posix(),
+            "scene": self.scene(index),
+            "image_path": str(image),
+            "ground_truth": "filled" if self._depth == "depth_bfx" else "raw",
+        }
         return make_sample(read_image(image).rgb, decode_depth(read_stored(depth)), camera=camera, meta=meta)
 
 

@@ -118,7 +118,7 @@ class TumRgbd(DepthDataset):
         """Read one sample."""
         time, image, depth = self.pairs[index]
         meta: dict[str, Any] = {"id": f"{self.root.name}/{Path(image).stem}", "scene": self.root.name, "time_s": time}
-        meta["image_path"] = str(self.root / image)
+        meta |= {"image_path": str(self.root / image), "ground_truth": "raw"}
         if index in self._poses:
             meta["pose"] = self._poses[index]
         metres = read_stored(self.root / depth).astype(np.float32) / np.float32(COUNTS_PER_METRE)
