@@ -30,6 +30,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "deeplabv3plus": {"encoder": "test_resnet"},
     "fathom-general": {"taps": (1, 2, 3, 4), "heads": 2, "hidden": 32, "grid": (4, 6)},
     "fathom-indoor": {"taps": (1, 2, 3, 4), "heads": 2, "hidden": 32, "grid": (4, 6)},
+    "depth-anything": {"hidden_size": 24, "heads": 2, "layers": 4, "neck": (4, 4, 8, 8), "fusion": 8},
     "smp:Unet:test_resnet": {},
 }
 

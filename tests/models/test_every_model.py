@@ -61,7 +61,8 @@ def test_list_has_every_promised_name() -> None:
     promised = (
         "vgg16-regressor multiscale-conv unet unet-paper eigen2014 eigen2015-alexnet eigen2015-vgg eigen2015-net12 "
         "fcrn-upproj fcrn-upconv fcrn-deconv2 fcrn-deconv3 fcrn-compact dispnet dispnet-s garg2016 monodepth-vgg "
-        "monodepth-resnet50 sfmlearner monodepth2-resnet18 deeplabv3plus fathom-general fathom-indoor"
+        "monodepth-resnet50 sfmlearner monodepth2-resnet18 deeplabv3plus fathom-general fathom-indoor "
+        "depth-anything"
     )
     assert list(MODELS) == promised.split()
     assert set(SMALL) == set(NAMES)

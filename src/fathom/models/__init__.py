@@ -391,6 +391,18 @@ _ENTRIES = (
         paper="Fathom, the packaged model for rooms",
         licence="Apache-2.0",
     ),
+    ModelEntry(
+        name="depth-anything",
+        build=_lazy("depth_anything", "build_depth_anything"),
+        kind="metric_depth",
+        tasks=("depth",),
+        input_multiple=14,
+        input_law=InputLaw(height=252, width=336),
+        default_loss="silog_bts",
+        paper="Yang et al., Depth Anything V2, NeurIPS 2024, arXiv 2406.09414",
+        licence="Apache-2.0 (Small); CC-BY-NC-4.0 (Base and Large)",
+        recipe="fathom-indoor-large.yaml",
+    ),
 )
 
 MODELS: dict[str, ModelEntry] = {row.name: row for row in _ENTRIES}
