@@ -8,9 +8,10 @@ frames, or from the EXIF tags of the first frame. Where nothing tells, a field o
 import os
 import re
 import warnings
-from collections.abc import Iterable
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +25,7 @@ from fathom.data.base import (
     make_sample,
     read_list,
 )
-from fathom.data.sequence import FrameRange, find_neighbours, frames_in
+from fathom.data.sequence import Frame, FrameRange, find_neighbours, frames_in
 from fathom.errors import ConfigError, InputError
 from fathom.io import PICTURE_SUFFIXES, FathomWarning, Picture, read_image
 from fathom.io.video import THUMBNAIL_SIZE, VideoFile
@@ -40,6 +41,8 @@ noise of a camera that stands still averages out in the thumbnails, to a few ten
 """
 
 Intrinsics = tuple[float, float, float, float]
+_Place = TypeVar("_Place")
+"""Where a frame lies: its file, or its time stamp in a file."""
 
 
 def moving_frames(thumbnails: Iterable[npt.NDArray[np.uint8]], min_change: float) -> list[int]:
@@ -104,34 +107,34 @@ def read_intrinsics(path: str | Path) -> Intrinsics:
     return numbers[0], numbers[1], numbers[2], numbers[3]
 
 
-def _warn_assumed(what: str) -> None:
-    warnings.warn(
-        f"Nothing tells the focal length of {what}; a field of view of {ASSUMED_FOV_X_DEG:g} degrees over the longer "
-        "side is assumed, and depth can only be as right as that. Give `intrinsics`: fx, fy, cx, cy [px].",
-        FathomWarning,
-        stacklevel=4,
-    )
+class Clip(NamedTuple, Generic[_Place]):
+    """Frames of one camera, in the order of time."""
+
+    name: str
+    what: str
+    """What messages call the frames."""
+    places: list[_Place]
+    thumbnails: Iterable[npt.NDArray[np.uint8]]
+    """A small grey picture of each frame, made when it is asked for."""
+    first: Picture
+    folders: tuple[Path, ...] = ()
+    """Where a file `INTRINSICS_FILE` may lie; the first one counts."""
 
 
-def _by_number(path: Path) -> list[tuple[int, str]]:
-    """Return what sorts frame2 before frame10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+class VideoDataset(DepthDataset, Generic[_Place]):
+    """What the readers of video share: clips of one camera each, and the frames around each frame.
 
-
-class FrameFolder(DepthDataset):
-    """Pictures of one video in a folder, or of several in sub-folders, in the order of the numbers in their names.
-
-    ``meta`` holds `scene` (the sub-folder), `index` (the place among the frames kept), `focal_source` and, with
-    `neighbours`, the frames around each.
+    ``meta`` holds `scene` (the clip), `index` (the place among the frames kept), `focal_source` and, with `neighbours`,
+    the frames around each.
 
     Args:
-        root: The folder.
-        split: ``"all"``, or the name of a list ``<split>.txt`` of sub-folders in `root`.
+        root: The folder or file.
+        split: Which part.
         intrinsics: fx, fy, cx, cy [px] of all frames; default: see the head of this file.
         first_pixel_centre: Coordinate that the intrinsics give to the centre of the first pixel: 0.5, or 0 (OpenCV).
-        frames: Which part of each sub-folder is read, see `fathom.data.sequence.frames_in`.
-        neighbours: Offsets of further frames, for instance (-1, 1); frames that lack one are left out.
-        min_change: Leave out static frames, see `moving_frames`; every picture is read for it once. 0: keep all.
+        frames: Which part of each clip is read, in frames kept, see `fathom.data.sequence.frames_in`.
+        neighbours: Offsets of further frames, for instance (-1, 1), in frames kept; frames that lack one are left out.
+        min_change: Leave out static frames, see `moving_frames`; 0 keeps every frame. Default: `default_min_change`.
 
     Attributes:
         num_static: Frames that were left out as static.
@@ -140,11 +143,12 @@ class FrameFolder(DepthDataset):
         FathomWarning: If the focal length is assumed.
 
     Raises:
-        InputError: If there is no picture.
+        InputError: If there is no frame that can be read.
         ConfigError: If no frame is left.
     """
 
     kind = None
+    default_min_change = 0.0
 
     def __init__(
         self,
@@ -155,66 +159,111 @@ class FrameFolder(DepthDataset):
         first_pixel_centre: float = 0.5,
         frames: FrameRange | None = None,
         neighbours: tuple[int, ...] = (),
-        min_change: float = 0.0,
+        min_change: float | None = None,
     ) -> None:
-        self.name, self.split = "frames", split
-        self.root = existing_folder(root, "the frames of a video")
-        wanted = None if split == "all" else [self.root / name for name in read_list(self.root / f"{split}.txt")]
-        folders = _folders_below(self.root) if wanted is None else wanted
-        places: dict[tuple[str, int], Path] = {}
-        self.num_static = 0
+        self.root, self.split, self.num_static = Path(root), split, 0
+        min_change = self.default_min_change if min_change is None else min_change
         self._cameras: dict[str, Camera] = {}
-        for folder in folders:
-            pictures = sorted(_pictures_in(folder), key=_by_number)
-            if not pictures:
-                if wanted is not None:
-                    raise InputError(f"'{split}.txt' names the folder '{folder}', which holds no picture. Correct it.")
-                continue
-            clip = folder.relative_to(self.root).as_posix()
+        places: dict[Frame, _Place] = {}
+        for clip in self.clips():
+            kept = clip.places
             if min_change > 0:
-                kept = moving_frames(map(_thumbnail, pictures), min_change)
-                self.num_static += len(pictures) - len(kept)
-                pictures = [pictures[position] for position in kept]
-            places |= {(clip, number): pictures[number] for number in frames_in(len(pictures), frames)}
-            self._cameras[clip] = self._camera_of(folder, read_image(pictures[0]), intrinsics, first_pixel_centre)
+                kept = [kept[position] for position in moving_frames(clip.thumbnails, min_change)]
+            self.num_static += len(clip.places) - len(kept)
+            places |= {(clip.name, number): kept[number] for number in frames_in(len(kept), frames)}
+            self._cameras[clip.name] = self._camera_of(clip, intrinsics, first_pixel_centre)
         if not places:
             raise InputError(f"Expected pictures in '{root}' or its sub-folders; found none.")
+        listed = list(places.items())
         found = find_neighbours(list(places), neighbours, places)
-        listed = list(places)
-        self.frames = [(*listed[position], places[listed[position]], others) for position, others in found]
+        self.frames = [(*listed[position], others) for position, others in found]
 
-    def _camera_of(self, folder: Path, first: Picture, intrinsics: Intrinsics | None, first_centre: float) -> Camera:
-        for place in (folder, self.root):
-            if intrinsics is None and (place / INTRINSICS_FILE).is_file():
-                intrinsics = read_intrinsics(place / INTRINSICS_FILE)
+    def _camera_of(self, clip: Clip[_Place], intrinsics: Intrinsics | None, first_pixel_centre: float) -> Camera:
+        for folder in clip.folders:
+            if intrinsics is None and (folder / INTRINSICS_FILE).is_file():
+                intrinsics = read_intrinsics(folder / INTRINSICS_FILE)
         if intrinsics is not None:
-            return given_camera(intrinsics, first_centre)
-        if first.camera is not None:
-            return first.camera
-        _warn_assumed(f"the frames in '{folder}'")
-        return Camera.assumed(height=first.height, width=first.width)
+            return given_camera(intrinsics, first_pixel_centre)
+        if clip.first.camera is not None:
+            return clip.first.camera
+        warnings.warn(
+            f"Nothing tells the focal length of {clip.what}; a field of view of {ASSUMED_FOV_X_DEG:g} degrees over the "
+            "longer side is assumed, and depth can only be as right as that. Give `intrinsics`: fx, fy, cx, cy [px].",
+            FathomWarning,
+            stacklevel=3,
+        )
+        return Camera.assumed(height=clip.first.height, width=clip.first.width)
+
+    @abstractmethod
+    def clips(self) -> Iterator[Clip[_Place]]:
+        """Yield the clips of the split."""
+
+    @abstractmethod
+    def pictures(self, places: list[_Place]) -> list[npt.NDArray[np.uint8]]:
+        """Read frames."""
+
+    @abstractmethod
+    def facts(self, frame: Frame, place: _Place) -> dict[str, Any]:
+        """Return `id` and whatever else this reader knows of a frame."""
 
     def __len__(self) -> int:
         return len(self.frames)
 
     def scene(self, index: int) -> str:
-        """Return the sub-folder."""
-        return self.frames[index][0]
+        """Return the clip."""
+        return self.frames[index][0][0]
 
     def read(self, index: int) -> Sample:
         """Read one sample."""
-        clip, number, path, others = self.frames[index]
+        (clip, number), place, others = self.frames[index]
         camera = self._cameras[clip]
-        meta: dict[str, Any] = {
-            "id": path.relative_to(self.root).as_posix(),
-            "scene": clip,
-            "index": number,
-            "image_path": str(path),
-            "focal_source": str(camera.focal_source),
-        }
-        if others:
-            meta["neighbours"] = [read_image(other).rgb for other in others]
-        return make_sample(read_image(path).rgb, None, camera=camera, meta=meta)
+        image, *neighbours = self.pictures([place, *others])
+        meta = {"scene": clip, "index": number, "focal_source": str(camera.focal_source)}
+        meta |= self.facts((clip, number), place)
+        if neighbours:
+            meta["neighbours"] = neighbours
+        return make_sample(image, None, camera=camera, meta=meta)
+
+
+class FrameFolder(VideoDataset[Path]):
+    """Pictures of one video in a folder, or of several in sub-folders, in the order of the numbers in their names.
+
+    Each sub-folder is a clip of its own. The split is ``"all"``, or the name of a list ``<split>.txt`` of sub-folders.
+    Static frames are left out only when `min_change` is given; every picture is read for it once.
+    """
+
+    name = "frames"
+
+    def clips(self) -> Iterator[Clip[Path]]:
+        """Yield the folders that hold pictures."""
+        root = existing_folder(self.root, "the frames of a video")
+        listed = None if self.split == "all" else [root / name for name in read_list(root / f"{self.split}.txt")]
+        for folder in _folders_below(root) if listed is None else listed:
+            pictures = sorted(_pictures_in(folder), key=_by_number)
+            if pictures:
+                yield Clip(
+                    folder.relative_to(root).as_posix(),
+                    f"the frames in '{folder}'",
+                    pictures,
+                    map(_thumbnail, pictures),
+                    read_image(pictures[0]),
+                    (folder, root),
+                )
+            elif listed is not None:
+                raise InputError(f"'{self.split}.txt' names the folder '{folder}', which holds no picture. Correct it.")
+
+    def pictures(self, places: list[Path]) -> list[npt.NDArray[np.uint8]]:
+        """Read frames."""
+        return [read_image(path).rgb for path in places]
+
+    def facts(self, frame: Frame, place: Path) -> dict[str, Any]:
+        """Return the file of a frame."""
+        return {"id": place.relative_to(self.root).as_posix(), "image_path": str(place)}
+
+
+def _by_number(path: Path) -> list[tuple[int, str]]:
+    """Return what sorts frame2 before frame10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
 def _folders_below(root: Path) -> list[Path]:
@@ -231,103 +280,47 @@ def _thumbnail(path: Path) -> npt.NDArray[np.uint8]:
     return np.asarray(grey.resize((columns, rows), Image.Resampling.BOX))
 
 
-class VideoFrames(DepthDataset):
-    """The frames of one video file, without those where nothing moves.
+class VideoFrames(VideoDataset[tuple[int, float]]):
+    """The frames of one video file, without those where nothing moves. Its split is ``"all"``.
 
     The file is gone through once when it is opened. Single frames are then found by seeking, which decodes from the
     last key frame: fast in order, slow at random. For training write the frames out first, with ``fathom data prepare
     video FILE --size ROWS COLUMNS``, and read them with ``prepared`` and its option `neighbours`.
 
-    ``meta`` holds `scene` (the name of the file), `index` (the place among the frames kept), `time_s`, `focal_source`
-    and, with `neighbours`, the frames around each.
-
-    Args:
-        root: The video file.
-        split: ``"all"``.
-        intrinsics: fx, fy, cx, cy [px]; default: the field of view is assumed. Video files do not tell.
-        first_pixel_centre: Coordinate that the intrinsics give to the centre of the first pixel: 0.5, or 0 (OpenCV).
-        frames: Which part of the frames kept is read, see `fathom.data.sequence.frames_in`.
-        neighbours: Offsets of further frames, for instance (-1, 1), in frames kept.
-        min_change: Static frames are left out, see `moving_frames`; 0 keeps every frame.
-
-    Attributes:
-        num_static: Frames that were left out as static.
-
-    Warns:
-        FathomWarning: If the focal length is assumed.
-
-    Raises:
-        InputError: If the file cannot be read.
-        ConfigError: If no frame is left.
-        MissingExtraError: If PyAV is not installed.
+    Video files do not tell their camera: without `intrinsics` the field of view is assumed. ``meta`` also holds
+    `time_s`. It takes PyAV.
     """
 
-    kind = None
+    name = "video"
+    default_min_change = MIN_CHANGE
+    _open: tuple[int, VideoFile] | None = None
 
-    def __init__(
-        self,
-        root: str | Path,
-        split: str = "all",
-        *,
-        intrinsics: Intrinsics | None = None,
-        first_pixel_centre: float = 0.5,
-        frames: FrameRange | None = None,
-        neighbours: tuple[int, ...] = (),
-        min_change: float = MIN_CHANGE,
-    ) -> None:
-        self.name, self.split = "video", check_choice("split", split, ("all",))
-        self.path = Path(root)
-        self._open: tuple[int, VideoFile] | None = None
-        stamps: list[tuple[int, float]] = []
-        thumbnails: list[npt.NDArray[np.uint8]] = []
-        with VideoFile(self.path) as video:
-            for frame in video.scan():
-                stamps.append((frame.stamp, frame.time_s))
-                thumbnails.append(frame.thumbnail)
-            if not stamps:
-                raise InputError(f"'{self.path}' holds no frame that can be decoded. Make it anew.")
-            first = video.read(stamps[0][0])
-        kept = [stamps[position] for position in moving_frames(thumbnails, min_change)]
-        self.num_static = len(stamps) - len(kept)
-        if intrinsics is not None:
-            self._camera = given_camera(intrinsics, first_pixel_centre)
-        else:
-            _warn_assumed(f"'{self.path}'")
-            self._camera = Camera.assumed(height=first.shape[0], width=first.shape[1])
-        places = {(self.path.stem, number): kept[number] for number in frames_in(len(kept), frames)}
-        numbers = [number for _, number in places]
-        found = find_neighbours(list(places), neighbours, places)
-        self.frames = [(numbers[position], kept[numbers[position]], others) for position, others in found]
+    def clips(self) -> Iterator[Clip[tuple[int, float]]]:
+        """Yield the file, as one clip of time stamps and times [s]."""
+        check_choice("split", self.split, ("all",))
+        with VideoFile(self.root) as video:
+            frames = list(video.scan())
+            if not frames:
+                raise InputError(f"'{self.root}' holds no frame that can be decoded. Make it anew.")
+            first = Picture(video.read(frames[0].stamp))
+        places = [(frame.stamp, frame.time_s) for frame in frames]
+        yield Clip(self.root.stem, f"'{self.root}'", places, [frame.thumbnail for frame in frames], first)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_open": None}
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def scene(self, index: int) -> str:
-        """Return the name of the file."""
-        return self.path.stem
-
     def _video(self) -> VideoFile:
         """Return this process's own open file: processes that were forked would move one place in it for all."""
         if self._open is None or self._open[0] != os.getpid():
-            self._open = (os.getpid(), VideoFile(self.path))
+            self._open = (os.getpid(), VideoFile(self.root))
         return self._open[1]
 
-    def read(self, index: int) -> Sample:
-        """Read one sample."""
-        number, (stamp, time_s), others = self.frames[index]
+    def pictures(self, places: list[tuple[int, float]]) -> list[npt.NDArray[np.uint8]]:
+        """Read frames in the order of time, so that a frame and its neighbours are decoded in one go."""
         video = self._video()
-        # In the order of time, so that a frame and its neighbours are decoded in one go.
-        pictures = {wanted: video.read(wanted) for wanted in sorted({stamp, *(other for other, _ in others)})}
-        meta: dict[str, Any] = {
-            "id": f"{self.path.stem}/{number:06d}",
-            "scene": self.path.stem,
-            "index": number,
-            "time_s": time_s,
-            "focal_source": str(self._camera.focal_source),
-        }
-        if others:
-            meta["neighbours"] = [pictures[other] for other, _ in others]
-        return make_sample(pictures[stamp], None, camera=self._camera, meta=meta)
+        decoded = {stamp: video.read(stamp) for stamp in sorted({stamp for stamp, _ in places})}
+        return [decoded[stamp] for stamp, _ in places]
+
+    def facts(self, frame: Frame, place: tuple[int, float]) -> dict[str, Any]:
+        """Return the time of a frame."""
+        return {"id": f"{frame[0]}/{frame[1]:06d}", "time_s": place[1]}
