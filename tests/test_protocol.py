@@ -3,10 +3,18 @@ import pytest
 
 from fathom.alignment import METHODS, SPACES
 from fathom.errors import ConfigError, EmptyMaskError, InputError, KindError
-from fathom.metrics.crops import FRACTION_CROPS, NYU_CROPS
 from fathom.metrics.resample import nearest_index, resample
 from fathom.metrics.scoring import edge_pixels, score_image
-from fathom.protocol import NAMED_CROPS, Protocol, crop_box, kb_box, list_protocols, load_protocol, score_mask
+from fathom.protocol import (
+    NAMED_CROPS,
+    Protocol,
+    crop_box,
+    kb_box,
+    list_protocols,
+    load_protocol,
+    named_crop,
+    score_mask,
+)
 from fathom.types import Camera, Depth, DepthKind, FocalSource, Sample
 
 TINY = [
@@ -65,11 +73,11 @@ def test_fact_1d_a_known_name_with_other_numbers_is_refused_and_labels_are_not_h
     assert load_protocol("kitti-eigen-crop", ["score_crop.name=mine", "score_crop.rows=[0.3, 0.9]"]).hash != plain.hash
 
 
-def test_crop_numbers_agree_with_the_metrics_module():
-    for name, (top, bottom, left, right) in {**FRACTION_CROPS, **NYU_CROPS}.items():
-        if name in NAMED_CROPS:
-            assert NAMED_CROPS[name][1:] == ((top, bottom), (left, right))
-    assert {"garg", "eigen_kitti", "nyu_eigen"} <= set(NAMED_CROPS)
+def test_protocols_that_name_a_known_crop_mean_its_size_too():
+    crops = [load_protocol(name).score_crop for name in list_protocols()]
+    assert {crop.name for crop in crops} <= set(NAMED_CROPS)
+    for crop in crops:
+        assert crop == named_crop(crop.name)
 
 
 def test_fact_1e_the_two_kitti_crops_give_different_scores():

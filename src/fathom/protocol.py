@@ -31,15 +31,20 @@ GroundTruth = Literal["raw", "filled", "velodyne", "annotated", "laser", "stereo
 """Where depth comes from: a raw sensor, one in-painted, one lidar scan, accumulated lidar, a laser scanner on a tripod,
 matched views, matched views under projected patterns, a renderer. Readers say it as ``meta["ground_truth"]``."""
 
-NAMED_CROPS: dict[str, tuple[str, Span, Span]] = {
-    "none": ("fraction", (0.0, 1.0), (0.0, 1.0)),
-    "garg": ("fraction", (0.40810811, 0.99189189), (0.03594771, 0.96405229)),
-    "eigen_kitti": ("fraction", (0.3324324, 0.91351351), (0.0359477, 0.96405229)),
-    "nyu_eigen": ("pixel", (45.0, 471.0), (41.0, 601.0)),
-    "nyu_eigen_region_short": ("pixel", (20.0, 459.0), (24.0, 615.0)),
-    "nyu_centre": ("pixel", (6.0, 234.0), (8.0, 312.0)),
+NAMED_CROPS: dict[str, tuple[Literal["fraction", "pixel"], Span, Span, tuple[int, int] | None]] = {
+    "none": ("fraction", (0.0, 1.0), (0.0, 1.0), None),
+    "garg": ("fraction", (0.40810811, 0.99189189), (0.03594771, 0.96405229), None),
+    "eigen_kitti": ("fraction", (0.3324324, 0.91351351), (0.0359477, 0.96405229), None),
+    "nyu_eigen": ("pixel", (45.0, 471.0), (41.0, 601.0), (480, 640)),
+    "nyu_eigen_region": ("pixel", (20.0, 460.0), (24.0, 616.0), (480, 640)),
+    "nyu_eigen_region_short": ("pixel", (20.0, 459.0), (24.0, 615.0), (480, 640)),
+    "nyu_centre": ("pixel", (6.0, 234.0), (8.0, 312.0), (240, 320)),
 }
-"""Unit, rows and columns that a crop of this name must have: names lie, numbers do not."""
+"""Unit, rows, columns and size of the target that a crop of this name must have: names lie, numbers do not.
+
+Garg et al., ECCV 2016, and Godard et al., CVPR 2017 (fractions of KITTI frames); Eigen et al., NeurIPS 2014: the scored
+rectangle, and the region that their network predicts, with its off-by-one copy; Ma and Karaman, ICRA 2018 (centre).
+"""
 
 
 class Split(StrictConfig):
@@ -81,8 +86,8 @@ class Crop(StrictConfig):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         known = NAMED_CROPS.get(self.name)
-        if known is not None and (self.unit, self.rows, self.columns) != known:
-            unit, rows, columns = known
+        if known is not None and (self.unit, self.rows, self.columns) != known[:3]:
+            unit, rows, columns, _ = known
             raise ValueError(
                 f"The crop '{self.name}' is rows {list(rows)} and columns {list(columns)} ({unit}); "
                 f"got {list(self.rows)} and {list(self.columns)} ({self.unit}). Give other numbers another name."
@@ -99,6 +104,26 @@ class Crop(StrictConfig):
                     f"'{name}' must be two increasing numbers from 0 to {limit:g}; got {low:g} and {high:g}."
                 )
         return self
+
+
+def named_crop(name: str) -> Crop:
+    """Return a crop of `NAMED_CROPS`, in the full frame.
+
+    Args:
+        name: Its name.
+
+    Raises:
+        ConfigError: If the name is not known.
+
+    Example:
+        >>> crop_box(named_crop("nyu_eigen"), 480, 640)
+        (45, 471, 41, 601)
+    """
+    if name not in NAMED_CROPS:
+        raise ConfigError(f"Unknown crop '{name}'. {nearest_name(name, NAMED_CROPS)}")
+    unit, rows, columns, size = NAMED_CROPS[name]
+    frame_size = Size(height=size[0], width=size[1]) if size is not None else None
+    return Crop(name=name, unit=unit, rows=rows, columns=columns, frame="full", frame_size=frame_size)
 
 
 class Resize(StrictConfig):

@@ -226,8 +226,9 @@ def test_importing_metrics_and_alignment_leaves_torch_out():
 def test_crops_refuse_what_they_do_not_fit():
     with pytest.raises(ConfigError, match="Unknown crop"):
         metrics.crop_slices("eigen", 375, 1242)
-    with pytest.raises(ShapeError):
+    with pytest.raises(ConfigError, match="480 x 640"):
         metrics.crop_slices("nyu_eigen", 240, 320)
-    with pytest.raises(ShapeError):
+    with pytest.raises(ConfigError, match="352 x 1216"):
         metrics.crop_slices("kb_crop", 350, 1242)
+    assert metrics.crop_slices("nyu_eigen_region", 480, 640) == (slice(20, 460), slice(24, 616))
     assert metrics.crop_mask("none", 3, 4).all()
