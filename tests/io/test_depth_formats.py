@@ -436,3 +436,15 @@ def test_names_that_are_not_utf8(name: str, metric: Depth, tmp_path: Path) -> No
 def test_buffers_are_not_files() -> None:
     with pytest.raises(TypeError):
         read_depth(io.BytesIO(b""))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("suffix", ["tiff", "npy", "pfm"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_foreign_map_without_a_number_has_no_valid_pixel(suffix: str, value: float, tmp_path: Path) -> None:
+    path, values = tmp_path / f"a.{suffix}", np.full((2, 3), value, np.float32)
+    if suffix == "npy":
+        np.save(path, values)
+    else:
+        Image.fromarray(values).save(path, "TIFF" if suffix == "tiff" else "PPM")
+    depth = read_depth(path, kind="metric_depth")
+    assert not depth.valid_mask.any() and depth.value_range is None

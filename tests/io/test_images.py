@@ -178,6 +178,11 @@ class TestPixels:
         with pytest.raises(InputError, match=r"within 0\.\.1 or 0\.\.255"):
             self.read(Image.fromarray(np.array([values], np.float32)), "TIFF")
 
+    @pytest.mark.parametrize("format", ["TIFF", "PPM"])
+    def test_float_without_a_number(self, format: str) -> None:
+        with pytest.raises(InputError, match="no pixel of the given data is a finite number"):
+            self.read(Image.fromarray(np.full((2, 3), np.nan, np.float32)), format)
+
     def test_32_bit_whole_numbers(self) -> None:
         assert self.read(Image.fromarray(np.array([[0, 65535]], np.int32)), "TIFF").rgb[0, :, 0].tolist() == [0, 255]
         with pytest.raises(InputError, match=r"got 0\.\.65536"):

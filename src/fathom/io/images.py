@@ -264,10 +264,16 @@ def _round_16(grey: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint8]:
 
 def _float_to_8bit(grey: npt.NDArray[np.float32], label: str) -> npt.NDArray[np.uint8]:
     """Return 0..1 or 0..255 as 0..255; refuse anything else, because guessing a range would change the picture."""
-    if not np.isfinite(grey).all() or grey.min() < 0 or grey.max() > 255:
+    finite = grey[np.isfinite(grey)]
+    if finite.size == 0:
         raise InputError(
-            f"Expected a float picture within 0..1 or 0..255; {label} has {np.nanmin(grey):.4g}..{np.nanmax(grey):.4g}"
-            f"{'' if np.isfinite(grey).all() else ' and values that are not finite'}. Scale it first."
+            f"Expected a float picture within 0..1 or 0..255; no pixel of {label} is a finite number. "
+            "Fetch or write it again."
+        )
+    if finite.size < grey.size or finite.min() < 0 or finite.max() > 255:
+        raise InputError(
+            f"Expected a float picture within 0..1 or 0..255; {label} has {finite.min():.4g}..{finite.max():.4g}"
+            f"{'' if finite.size == grey.size else ' and values that are not finite'}. Scale it first."
         )
     scaled: npt.NDArray[np.float32] = np.rint(grey * np.float32(255.0 if grey.max() <= 1 else 1.0))
     return scaled.astype(np.uint8)
