@@ -24,7 +24,7 @@ linear; the second pool of scale 3 is 3x3 with stride 1.
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Generator, Tensor, nn
@@ -261,6 +261,12 @@ class EigenFergus2015(nn.Module):
         self.scale3 = Refine(local3, channels, hidden_filters, 2, channels)
         for part in (self.scale1.full, self.scale1.seed, self.scale2, self.scale3):
             initialise(part)
+        # Five layers of He's rule after a trained trunk give logarithms of ten and more: the first steps would not
+        # come back from there. The paper does not tell how it starts.
+        for refine in (self.scale2, self.scale3):
+            last = refine.get_submodule(refine.names[-1])
+            with torch.no_grad():
+                cast(Tensor, last.weight).mul_(0.03)
 
     def _sources(self, image: Tensor, depth: Tensor | None, normals: Tensor | None) -> dict[str, Tensor]:
         check_image(image, size=self.input_size)
