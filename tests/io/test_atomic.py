@@ -2,7 +2,10 @@
 
 import errno
 import os
+import signal
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +13,7 @@ import numpy as np
 import pytest
 
 from fathom.errors import OutputError
-from fathom.io import DEPTH_FORMATS, write_atomic, write_depth
+from fathom.io import DEPTH_FORMATS, TEMPORARY_PREFIX, write_atomic, write_depth
 from fathom.types import Depth, DepthKind
 
 DEPTH = Depth(np.ones((8, 9)), DepthKind.METRIC_DEPTH)
@@ -106,3 +109,39 @@ def test_read_only_folder(tmp_path: Path) -> None:
 
 def test_a_name_as_long_as_the_file_system_allows(tmp_path: Path) -> None:
     assert write_atomic(tmp_path / ("n" * 255), [b"x"]).read_bytes() == b"x"
+
+
+KILLED = """
+import os, signal, sys
+from fathom.io import write_atomic
+def pieces():
+    yield b"half"
+    os.kill(os.getpid(), signal.SIGKILL)
+write_atomic(sys.argv[1], pieces())
+"""
+
+
+def test_what_a_killed_process_left_is_removed_at_the_next_write(tmp_path: Path) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path / "a.bin")], check=False)
+    [left] = tmp_path.iterdir()
+    assert killed.returncode == -signal.SIGKILL and left.name.startswith(TEMPORARY_PREFIX)
+    host, dead, word = left.name.removeprefix(TEMPORARY_PREFIX).split("-")
+    kept = {
+        f"{TEMPORARY_PREFIX}{host}-{os.getpid()}-{word}",  # of a process that lives: this one
+        f"{TEMPORARY_PREFIX}{host}-1-{word}",  # and one that may belong to somebody else
+        f"{TEMPORARY_PREFIX}{int(host, 16) ^ 1:08x}-{dead}-{word}",  # of another machine
+        f"{TEMPORARY_PREFIX}mine.tmp",
+    }
+    for name in kept:
+        (tmp_path / name).touch()
+    path = write_atomic(tmp_path / "a.bin", [b"whole"])
+    assert path.read_bytes() == b"whole" and {entry.name for entry in tmp_path.iterdir()} == {"a.bin", *kept}
+
+
+def test_a_folder_is_searched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[object] = []
+    real_listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda folder: searched.append(folder) or real_listdir(folder))
+    for number in range(3):
+        write_atomic(tmp_path / f"{number}.bin", [b""])
+    assert searched == [tmp_path.resolve()]

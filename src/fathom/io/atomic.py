@@ -1,7 +1,9 @@
 """Files that appear whole or not at all: written under a temporary name beside the target, then renamed."""
 
 import os
+import re
 import secrets
+import zlib
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -9,9 +11,23 @@ from pathlib import Path
 from fathom.errors import OutputError
 
 TEMPORARY_PREFIX = ".fathom-"
-"""How temporary names start; a killed process may leave one behind, never half a file under its own name."""
+"""How temporary names start. A killed process may leave one behind, never half a file under its own name; the next
+process that writes into the folder removes it."""
 
 Chunk = bytes | bytearray | memoryview
+
+
+def _host() -> int:
+    """Number the machine, and the container: elsewhere a process number belongs to another process, or to none."""
+    name = os.uname().nodename if hasattr(os, "uname") else ""
+    with suppress(OSError):  # only Linux has it
+        name += os.readlink("/proc/self/ns/pid")
+    return zlib.crc32(name.encode())
+
+
+_HOST = _host()
+_LEFT_BEHIND = re.compile(rf"{re.escape(TEMPORARY_PREFIX)}{_HOST:08x}-(\d{{1,9}})-[0-9a-f]{{16}}\.tmp")
+_cleaned: set[Path] = set()
 
 
 def write_atomic(path: str | os.PathLike[str], chunks: Iterable[Chunk]) -> Path:
@@ -38,13 +54,14 @@ def write_atomic(path: str | os.PathLike[str], chunks: Iterable[Chunk]) -> Path:
     """
     target = Path(path)
     # A short random name of our own: the target's name may already use up the length a file system allows.
-    temporary = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}.tmp"
+    temporary = target.parent / f"{TEMPORARY_PREFIX}{_HOST:08x}-{os.getpid()}-{secrets.token_hex(8)}.tmp"
     try:
         if target.exists() and not target.is_file():
             raise OutputError(
                 f"Expected a file name to write to; '{target}' exists and is not an ordinary file. Choose another name."
             )
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left_behind(target.parent)
         try:
             with temporary.open("xb") as file:
                 for chunk in chunks:
@@ -62,3 +79,26 @@ def write_atomic(path: str | os.PathLike[str], chunks: Iterable[Chunk]) -> Path:
             "Check that the folder exists, may be written to, and has room."
         ) from error
     return target
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove the temporary files of dead processes of this machine, once for each folder and process."""
+    folder = folder.resolve()
+    if folder in _cleaned or os.name != "posix":  # elsewhere a signal of 0 is not harmless
+        return
+    _cleaned.add(folder)
+    with suppress(OSError):  # a folder that may be written to but not listed, or a file that another one just removed
+        for name in os.listdir(folder):
+            match = _LEFT_BEHIND.fullmatch(name)
+            if match is not None and not _is_alive(int(match[1])):
+                (folder / name).unlink()
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
