@@ -8,26 +8,30 @@ import pytest
 
 from fathom.errors import ModelError
 from fathom.runtime.artefacts import RUNTIME_OF, open_artefact
-from fathom.runtime.base import RUNTIMES, channels_first, one_by_one
+from fathom.runtime.base import RUNTIMES, OnePictureRuntime
 from fathom.runtime.executorch import ExecuTorchRuntime
 from fathom.runtime.tensorflow import EXECUTORCH_CORE, TensorFlowRuntime
 
 
-def test_pictures_of_a_batch_run_alone():
-    seen = []
+class Mean(OnePictureRuntime):
+    """Averages the channels of one picture, and puts its own channel where it is told."""
 
-    def run(image):
-        seen.append(image.shape)
-        return image.mean(1, keepdims=True)
+    def __init__(self, channels_last, out_axis):
+        self.channels_last, self.out_axis, self.seen = channels_last, out_axis, []
 
+    def _run(self, image):
+        self.seen.append(image.shape)
+        assert image.flags.c_contiguous
+        return np.expand_dims(image.mean(3 if self.channels_last else 1), self.out_axis)
+
+
+@pytest.mark.parametrize(("channels_last", "out_axis"), [(False, 1), (True, 3), (True, 1)])
+def test_pictures_of_a_batch_run_alone_in_either_channel_order(channels_last, out_axis):
     batch = np.random.default_rng(0).random((3, 3, 4, 5)).astype(np.float32)
-    np.testing.assert_allclose(one_by_one(batch, run), batch.mean(1))
-    assert seen == [(1, 3, 4, 5)] * 3
-
-
-def test_channels_are_put_first():
-    assert channels_first(np.zeros((1, 4, 5, 1))).shape == (1, 1, 4, 5)
-    assert channels_first(np.zeros((1, 1, 4, 5))).shape == (1, 1, 4, 5)
+    runtime = Mean(channels_last, out_axis)
+    np.testing.assert_allclose(runtime.run(batch), batch.mean(1), rtol=1e-6)
+    assert runtime.seen == [(1, 4, 5, 3) if channels_last else (1, 3, 4, 5)] * 3
+    assert not runtime.batches and runtime.precision == "fp32"
 
 
 def test_tensorflow_and_executorch_refuse_to_share_a_process(tmp_path, monkeypatch):

@@ -153,18 +153,9 @@ def disparity_to_depth(disparity: Tensor, focal_px: Tensor | float, baseline_m: 
 
 
 def depth_to_disparity(depth: Tensor, focal_px: Tensor | float, baseline_m: Tensor | float) -> Tensor:
-    """Compute ``d = f b / z``, the inverse of `disparity_to_depth`, which is the same formula.
+    """Compute ``d = f b / z``, the inverse of `disparity_to_depth` and the same formula: metres in, pixels out.
 
-    Args:
-        depth: Positive [m], shape (B, 1, H, W).
-        focal_px: Horizontal focal length [px], a number or one for each picture, shape (B,).
-        baseline_m: Distance between the cameras [m], likewise.
-
-    Returns:
-        Disparity [px], shape (B, 1, H, W).
-
-    Raises:
-        ShapeError: If the shapes do not fit.
+    Other arguments and errors are those of `disparity_to_depth`.
 
     Example:
         >>> depth_to_disparity(torch.full((1, 1, 1, 1), 5.4), torch.tensor([700.0]), 0.54).round().item()

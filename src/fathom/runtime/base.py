@@ -1,7 +1,7 @@
 """The contract of a runtime, and the choices all runtimes share."""
 
 import os
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from typing import Literal, Protocol
 
 import numpy as np
@@ -71,28 +71,31 @@ def thread_count(num_threads: int | None) -> int:
     return num_threads
 
 
-def one_by_one(
-    batch: npt.NDArray[np.float32], run: Callable[[npt.NDArray[np.float32]], npt.NDArray]
-) -> npt.NDArray[np.float32]:
-    """Run each picture of a batch alone, for engines whose files hold one picture.
+class OnePictureRuntime(ABC):
+    """A runtime of files that hold one picture: each picture of a batch runs alone, in the file's order of channels.
 
-    Args:
-        batch: Shape (B, 3, h, w).
-        run: Maps (1, 3, h, w) to (1, 1, h', w').
-
-    Returns:
-        Float32, shape (B, h', w').
-
-    Example:
-        >>> one_by_one(np.ones((2, 3, 4, 5), np.float32), lambda image: image[:, :1]).shape
-        (2, 4, 5)
+    Subclasses set `name` and implement `_run`.
     """
-    return np.concatenate([single_channel(run(batch[index : index + 1]), 1) for index in range(len(batch))])
 
+    precision: Precision = "fp32"
+    batches = False
+    channels_last = False
+    """Whether the file takes (1, h, w, 3)."""
 
-def channels_first(output: npt.NDArray) -> npt.NDArray:
-    """Turn an output (B, h, w, 1) into (B, 1, h, w); any other stays."""
-    return np.moveaxis(output, -1, 1) if output.ndim == 4 and output.shape[-1] == 1 else output
+    def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Map an input (B, 3, h, w) to the raw output (B, h', w')."""
+        return np.concatenate([self._alone(batch[index : index + 1]) for index in range(len(batch))])
+
+    def _alone(self, image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if not self.channels_last:
+            return single_channel(self._run(image), 1)
+        output = self._run(np.ascontiguousarray(image.transpose(0, 2, 3, 1)))
+        # The last operation may have put the channel first again.
+        return single_channel(np.moveaxis(output, -1, 1) if output.shape[3:] == (1,) else output, 1)
+
+    @abstractmethod
+    def _run(self, image: npt.NDArray[np.float32]) -> npt.NDArray:
+        """Map one picture, in the file's order of channels, to its output."""
 
 
 def single_channel(output: npt.NDArray, batch: int) -> npt.NDArray[np.float32]:

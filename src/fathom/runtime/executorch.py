@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fathom.errors import ModelError, require
-from fathom.runtime.base import Precision, one_by_one
+from fathom.runtime.base import OnePictureRuntime
 
 
-class ExecuTorchRuntime:
+class ExecuTorchRuntime(OnePictureRuntime):
     """One ``.pte`` program with one picture input and one depth output.
 
     The number of threads is ExecuTorch's own.
@@ -26,8 +26,6 @@ class ExecuTorchRuntime:
     """
 
     name: Literal["executorch"] = "executorch"
-    precision: Precision = "fp32"
-    batches = False
 
     def __init__(self, path: Path) -> None:
         if "tensorflow" in sys.modules:  # each brings its own LLVM, and the second one ends the process
@@ -40,10 +38,6 @@ class ExecuTorchRuntime:
         except (RuntimeError, OSError) as error:
             raise ModelError(f"ExecuTorch cannot load {path}: {str(error).splitlines()[0]}") from error
         self._lock = threading.Lock()  # a method holds its own buffers
-
-    def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Map an input (B, 3, h, w) to the raw output (B, h', w')."""
-        return one_by_one(batch, self._run)
 
     def _run(self, image: npt.NDArray[np.float32]) -> npt.NDArray:
         try:

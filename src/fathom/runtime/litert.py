@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fathom.errors import ModelError, require
-from fathom.runtime.base import Precision, channels_first, one_by_one, thread_count
+from fathom.runtime.base import OnePictureRuntime, Precision, thread_count
 
 
-class LiteRtRuntime:
+class LiteRtRuntime(OnePictureRuntime):
     """One ``.tflite`` file with one picture input and one depth output, of either channel order.
 
     Args:
@@ -25,7 +25,6 @@ class LiteRtRuntime:
     """
 
     name: Literal["litert"] = "litert"
-    batches = False
 
     def __init__(self, path: Path, *, num_threads: int | None = None, precision: Precision = "fp32") -> None:
         interpreter = require("ai_edge_litert.interpreter", "litert", "The LiteRT runtime")
@@ -37,20 +36,14 @@ class LiteRtRuntime:
             raise ModelError(f"LiteRT cannot load {path}: {str(error).splitlines()[0]}") from error
         self._input: dict[str, Any] = self._interpreter.get_input_details()[0]
         self._output: dict[str, Any] = self._interpreter.get_output_details()[0]
-        self._channels_last = int(self._input["shape"][-1]) == 3
+        self.channels_last = int(self._input["shape"][-1]) == 3
         self._lock = threading.Lock()  # an interpreter holds its own buffers
 
-    def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Map an input (B, 3, h, w) to the raw output (B, h', w')."""
-        return one_by_one(batch, self._run)
-
     def _run(self, image: npt.NDArray[np.float32]) -> npt.NDArray:
-        if self._channels_last:
-            image = np.ascontiguousarray(image.transpose(0, 2, 3, 1))
-        if image.shape != tuple(self._input["shape"]):
-            raise ModelError(f"This file takes an input of {tuple(self._input['shape'])}; got {image.shape}.")
+        wanted = tuple(self._input["shape"].tolist())
+        if image.shape != wanted:
+            raise ModelError(f"This file takes an input of {wanted}; got {image.shape}.")
         with self._lock:
             self._interpreter.set_tensor(self._input["index"], image)
             self._interpreter.invoke()
-            output = self._interpreter.get_tensor(self._output["index"])
-        return channels_first(output) if self._channels_last else output
+            return np.asarray(self._interpreter.get_tensor(self._output["index"]))

@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 
 from fathom.errors import ModelError, require
-from fathom.runtime.base import Precision, one_by_one, thread_count
+from fathom.runtime.base import OnePictureRuntime, thread_count
 
 INPUT, OUTPUT = "in0", "out0"
 """Names that pnnx gives."""
 
 
-class NcnnRuntime:
+class NcnnRuntime(OnePictureRuntime):
     """One ``.param`` file and its ``.bin``.
 
     Args:
@@ -27,8 +27,6 @@ class NcnnRuntime:
     """
 
     name: Literal["ncnn"] = "ncnn"
-    precision: Precision = "fp32"
-    batches = False
 
     def __init__(self, path: Path, weights: Path, *, num_threads: int | None = None) -> None:
         self._ncnn = require("ncnn", "ncnn", "The ncnn runtime")
@@ -39,10 +37,6 @@ class NcnnRuntime:
             setattr(self._net.opt, option, False)
         if self._net.load_param(str(path)) != 0 or self._net.load_model(str(weights)) != 0:
             raise ModelError(f"ncnn cannot load {path} with {weights}. Export the model again.")
-
-    def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Map an input (B, 3, h, w) to the raw output (B, h', w')."""
-        return one_by_one(batch, self._run)
 
     def _run(self, image: npt.NDArray[np.float32]) -> npt.NDArray:
         extractor = self._net.create_extractor()

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from fathom.errors import ModelError, require
-from fathom.runtime.base import Precision, channels_first, one_by_one
+from fathom.runtime.base import OnePictureRuntime
 
 EXECUTORCH_CORE = "executorch.extension.pybindings._portable_lib"
 
 
-class TensorFlowRuntime:
+class TensorFlowRuntime(OnePictureRuntime):
     """One SavedModel with one picture input and one depth output, of either channel order.
 
     The number of threads is TensorFlow's own, a setting of the whole process that is not touched here.
@@ -27,8 +27,6 @@ class TensorFlowRuntime:
     """
 
     name: Literal["tensorflow"] = "tensorflow"
-    precision: Precision = "fp32"
-    batches = False
 
     def __init__(self, path: Path) -> None:
         if EXECUTORCH_CORE in sys.modules:  # each brings its own LLVM, and the second one ends the process
@@ -42,17 +40,11 @@ class TensorFlowRuntime:
             reason = str(error).splitlines()[0] if str(error) else "it has no serving signature"
             raise ModelError(f"TensorFlow cannot load {path}: {reason}") from error
         (self._input,) = self._function.structured_input_signature[1].values()
-        self._channels_last = self._input.shape[-1] == 3
+        self.channels_last = self._input.shape[-1] == 3
         self._tensorflow = tensorflow
 
-    def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Map an input (B, 3, h, w) to the raw output (B, h', w')."""
-        return one_by_one(batch, self._run)
-
     def _run(self, image: npt.NDArray[np.float32]) -> npt.NDArray:
-        if self._channels_last:
-            image = np.ascontiguousarray(image.transpose(0, 2, 3, 1))
         if not self._input.shape.is_compatible_with(image.shape):
             raise ModelError(f"This model takes an input of {tuple(self._input.shape)}; got {image.shape}.")
         (output,) = self._function(**{self._input.name: self._tensorflow.constant(image)}).values()
-        return channels_first(output.numpy()) if self._channels_last else np.asarray(output.numpy())
+        return np.asarray(output.numpy())
