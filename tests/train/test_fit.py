@@ -246,6 +246,15 @@ def test_scores_under_a_protocol_are_those_of_evaluation(tmp_path):
     assert result.scores["abs_rel"] == pytest.approx(np.mean(expected), rel=0.02)
 
 
+def test_validation_pictures_that_the_network_refuses_are_told_before_the_first_step(tmp_path):
+    data = make_folder(tmp_path / "data", 3, (104, 136), holes=False)
+    eigen = {"name": "eigen2015-vgg", "options": {"width": 0.0625, "hidden": 8, "input_size": [100, 132]}}
+    recipe = make_recipe(data, model=eigen, augment={"crop": [100, 132]}, losses=[{"name": "l1"}])
+    with pytest.raises(FathomError, match="got \\(104, 136\\)"):
+        fit(recipe, tmp_path / "run", say=quiet)
+    assert not (tmp_path / "run" / "train.csv").exists()
+
+
 def test_pictures_are_painted_for_every_task(tmp_path, data):
     recipe = make_recipe(
         data,

@@ -163,6 +163,8 @@ def fit(
     validation = None
     if val_set is not None and scorer is not None:
         loader = _val_loader(recipe, val_set)
+        if is_first and checkpoint is None:
+            _try_validation(module, loader)
         validation = Validation(folder, loader, scorer, keeper, ema, say)
     watch = ViewWatch(folder, recipe.log_every, say) if recipe.selfsupervised is not None else None
     callbacks = [callback for callback in (ema, curves, watch, validation, keeper) if callback is not None]
@@ -285,6 +287,14 @@ def _check_before_start(
     for finding in findings:
         if finding.level == "warning":
             say(f"Warning ({finding.check}): {finding.text}")
+
+
+def _try_validation(module: TrainingModule, loader: DataLoader[dict[str, Any]]) -> None:
+    """Send one validation picture through, so that a size the network refuses is told before the first step."""
+    module.network.eval()
+    with torch.no_grad():
+        module(loader.dataset[0]["image"])
+    module.network.train()
 
 
 def _trainer(recipe: Recipe, folder: Path, steps: int, callbacks: list[pl.Callback]) -> pl.Trainer:
