@@ -18,6 +18,7 @@ import io
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import fill
+from typing import Literal
 
 import numpy as np
 import OpenEXR
@@ -36,6 +37,12 @@ from fathom.viz import RgbImage, colorize, display_range
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 FOLDER = DOCS / "gallery"
 MODELS = {"general": "fathom-general", "indoor": "fathom-indoor", "teacher": "Depth Anything V2 Small"}
+TERMS = {
+    "CC0": "[CC0](https://creativecommons.org/publicdomain/zero/1.0/)",
+    "CC BY 2.0": "[CC BY 2.0](https://creativecommons.org/licenses/by/2.0/), made smaller, and painted by its depth",
+    "CC BY 4.0": "[CC BY 4.0](https://creativecommons.org/licenses/by/4.0/), made smaller, and painted by its depth",
+    "public domain": "public domain",
+}
 INTRODUCTION = """\
 Written by `python scripts/gallery.py`; remarks and terms stand in [gallery/sources.yaml](gallery/sources.yaml). Near is
 warm and far is cold, by inverse depth, each map over its own range, so that only order and shape can be compared.
@@ -73,7 +80,7 @@ class Photo(StrictConfig):
     """File, in the folder of pictures or in an installed package."""
     source: str
     """Who made it, and the package that carries it."""
-    licence: str
+    licence: Literal["CC0", "CC BY 2.0", "CC BY 4.0", "public domain"]
     """Its terms."""
     remark: str
     """What is right and wrong in the results."""
@@ -192,7 +199,7 @@ def write_row(photo: Photo, folder: Path, models: dict[str, Predictor]) -> list[
         "",
         fill(photo.remark.strip() + note, LINE),
         "",
-        f"Photo: {photo.source}. {photo.licence}.",
+        f"Photo: {photo.source}; {TERMS[photo.licence]}.",
         "",
     ]
 

@@ -23,7 +23,7 @@ def test_every_row_is_on_the_page_with_its_pictures_and_terms():
     for photo in SOURCES.photos:
         names = [f"{photo.name}{label}.jpg" for label in ("", *(f"-{label}" for label in SCRIPT["MODELS"]))]
         assert all(f"](gallery/{name})" in page for name in names)
-        assert f"{photo.source}. {photo.licence}." in page
+        assert f"{photo.source}; {SCRIPT['TERMS'][photo.licence]}." in page
         wanted |= set(names)
     assert {path.name for path in GALLERY.iterdir()} == wanted
     assert len(SOURCES.photos) >= 12
