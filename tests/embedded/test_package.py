@@ -93,3 +93,32 @@ def test_batch_and_size_are_dynamic_and_do_not_change_a_bit(folder):
     assert together.shape == (3, 1, 56, 154)
     for index in range(3):
         np.testing.assert_array_equal(session.run(None, {"image": batch[index : index + 1]})[0][0], together[index])
+
+
+def test_equalising_keeps_the_function_and_levels_the_channels():
+    sys.path.insert(0, str(TRAINING))
+    try:
+        from equalise import equalise
+    finally:
+        sys.path.remove(str(TRAINING))
+    torch.manual_seed(1)
+    network = MODELS["fathom-general"].build(taps=(1, 2, 3, 4), heads=2, hidden=64, grid=(4, 5)).eval()
+    with torch.no_grad():
+        network.head.weight.normal_(0, 0.1)
+        for block in network.blocks:
+            block.norm1.weight[7] = 40.0  # one channel drowns the others
+    image = np.random.default_rng(1).random((1, 3, 56, 84), np.float32)
+
+    def answer():
+        largest = []
+        handle = network.blocks[1].qkv.register_forward_pre_hook(lambda _, x: largest.append(x[0].abs().amax((0, 1))))
+        with torch.no_grad():
+            depth = network(torch.from_numpy(image))
+        handle.remove()
+        return depth, float(largest[0].max() / largest[0].median())
+
+    before, spread = answer()
+    equalise(network, [image])
+    after, levelled = answer()
+    assert float((after - before).abs().max()) < 1e-4 * float(before.std() + before.abs().max())
+    assert levelled < spread / 4

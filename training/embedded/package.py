@@ -4,7 +4,8 @@
         --calibrate PICTURES --out src/fathom/weights
 
 NAME.onnx        8-bit weights and activations in every layer that holds weights, with the ranges that activations have
-                 on PICTURES; attention, norms and the last layer in float32. Batch, height and width are dynamic.
+                 on PICTURES, after `equalise.py`; attention, norms and the last layer in float32. Batch, height and
+                 width are dynamic.
 NAME.safetensors the network before that, for fine-tuning and for torch; each row of a matrix in 8 bits with a scale
                  (half precision would make 17 MB).
 NAME.json        the card: what people wrote in the YAML file, and what is counted here (parameters, hashes, sizes).
@@ -13,6 +14,7 @@ The ONNX file is run on the calibration pictures and compared with the network b
 """
 
 import argparse
+import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +26,7 @@ import onnx
 import onnxruntime
 import torch
 import yaml
+from equalise import equalise
 from safetensors.torch import save_file
 from torch import nn
 
@@ -35,6 +38,7 @@ from fathom.export.quantise import quantise_static
 from fathom.export.source import trace
 from fathom.models import MODELS
 from fathom.models.cards import InputSpec, ModelCard, file_sha256, write_card
+from fathom.models.embedded import EmbeddedNet
 from fathom.models.weights import pack_rows
 
 MAX_BYTES = 10_000_000
@@ -58,7 +62,7 @@ def mean_difference(network: nn.Module, path: Path, inputs: Sequence[npt.NDArray
 
 
 def package(
-    network: nn.Module, written: dict[str, Any], pictures: Path, out: Path, *, tolerance: float = TOLERANCE
+    network: EmbeddedNet, written: dict[str, Any], pictures: Path, out: Path, *, tolerance: float = TOLERANCE
 ) -> ModelCard:
     """Write NAME.onnx, NAME.safetensors and NAME.json.
 
@@ -79,11 +83,13 @@ def package(
     with tempfile.TemporaryDirectory(dir=out) as folder:
         files = {"onnx_int8": Path(folder, f"{name}.onnx"), "safetensors": Path(folder, f"{name}.safetensors")}
         spec = parse_config(written["input"], InputSpec, source=name)
-        model = program_to_onnx(trace(network, spec, dynamic=True))
-        path = files["onnx_int8"]
-        onnx.save(model, path)
         found = find_pictures(pictures)
         inputs = calibration_inputs(spec, found[:: max(1, len(found) // NUM_CALIBRATION)])
+        equalised = copy.deepcopy(network)
+        equalise(equalised, inputs)
+        model = program_to_onnx(trace(equalised, spec, dynamic=True))
+        path = files["onnx_int8"]
+        onnx.save(model, path)
         quantise_static(path, inputs)
         onnx.save(compact_weights(onnx.load(path), "fp16"), path)
         difference = mean_difference(network, path, inputs)
