@@ -159,6 +159,24 @@ def test_all_forms_agree(size: tuple[int, int], bias: str, pad_mode: str) -> Non
         torch.testing.assert_close(layer_of(form, pad_mode, bias)(maps), reference(maps), rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("pad_mode", ["exact", "official"])
+def test_channels_last_stays_and_gives_the_same(pad_mode: str) -> None:
+    """Where a block changes the layout of memory, everything behind it runs in the wrong one or is copied."""
+    torch.manual_seed(0)
+    block = UpProjection(4, 2, pad_mode=pad_mode).double()
+    maps = torch.randn(2, 4, 3, 5, dtype=torch.float64, requires_grad=True)
+    (expected,) = torch.autograd.grad((block(maps) ** 2).sum(), maps)
+    block.to(memory_format=torch.channels_last)
+    last = maps.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
+    for layer in (block.up1, block.up2, block):
+        out = layer(last)
+        assert out.is_contiguous(memory_format=torch.channels_last) and not out.is_contiguous()
+        torch.testing.assert_close(out, layer(maps), rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad((block(last) ** 2).sum(), last)
+    assert gradient.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-10)
+
+
 def test_worked_example() -> None:
     layer = UpConvolution(1, 1)
     layer.load_kernel(torch.arange(25.0).view(1, 1, 5, 5))

@@ -3,6 +3,7 @@
 Written from the published formulas; nothing here is copied from a release.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -39,6 +40,27 @@ def unpool(maps: Tensor) -> Tensor:
     """
     zeros = torch.zeros_like(maps)
     return functional.pixel_shuffle(torch.stack((maps, zeros, zeros, zeros), dim=2).flatten(1, 2), 2)
+
+
+def interleave(maps: Sequence[Tensor]) -> Tensor:
+    """Put four maps together, each of which gives one pixel of every 2x2 cell; memory keeps its layout.
+
+    Args:
+        maps: For the top left, top right, bottom left and bottom right pixel, each (B, C, h, w).
+
+    Returns:
+        Maps, shape (B, C, 2h, 2w).
+
+    Example:
+        >>> interleave([torch.full((1, 1, 1, 1), value) for value in (1.0, 2.0, 3.0, 4.0)]).flatten(1).tolist()
+        [[1.0, 2.0, 3.0, 4.0]]
+    """
+    if maps[0].is_contiguous():
+        return functional.pixel_shuffle(torch.stack(tuple(maps), dim=2).flatten(1, 2), 2)
+    # A stack along the channels would leave channels last behind, and all that follows would have to change it back.
+    first, second, third, fourth = (each.permute(0, 2, 3, 1) for each in maps)
+    rows = torch.stack((torch.stack((first, second), dim=3), torch.stack((third, fourth), dim=3)), dim=2)
+    return rows.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 class UpConvolution(nn.Module):
@@ -161,7 +183,7 @@ class UpConvolution(nn.Module):
             top, bottom = (int(not (two_rows and after)), int(not (two_rows and not after)))
             padded = functional.pad(maps, (left, right, top, bottom))
             outputs.append(functional.conv2d(padded, self._weight(phase), self._bias(phase)))
-        return functional.pixel_shuffle(torch.stack(outputs, dim=2).flatten(1, 2), 2)
+        return interleave(outputs)
 
     def _by_shuffle(self, maps: Tensor) -> Tensor:
         after = self.pad_mode == "exact"
