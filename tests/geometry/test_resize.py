@@ -11,7 +11,7 @@ def area_by_definition(image, height, width):
     return fine.reshape(height, rows, width, columns, 3).mean((1, 3))
 
 
-@pytest.mark.parametrize("size", [(3, 4), (5, 9), (1, 1), (7, 2), (8, 10)])
+@pytest.mark.parametrize("size", [(3, 4), (5, 9), (1, 1), (4, 5), (2, 10), (7, 2), (8, 10)])
 def test_area_is_the_mean_under_the_footprint(size):
     image = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8)
     np.testing.assert_allclose(resize_image(image, *size), area_by_definition(image, *size), atol=1e-3)
@@ -21,6 +21,10 @@ def test_area_keeps_the_mean_and_a_flat_picture_flat():
     image = np.full((37, 53, 3), 91, np.uint8)
     np.testing.assert_allclose(resize_image(image, 11, 17), 91, atol=1e-4)
     np.testing.assert_allclose(resize_image(image, 64, 17), 91, atol=1e-4)
+    # Blocks whose sum needs 16, and more than 16 bits.
+    white = np.full((257, 4, 3), 255, np.uint8)
+    for size in ((1, 4), (1, 2), (1, 1)):
+        np.testing.assert_array_equal(resize_image(white, *size), 255)
 
 
 def test_area_on_a_mixed_change_shrinks_one_axis_and_grows_the_other():
