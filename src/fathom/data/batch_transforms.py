@@ -123,7 +123,8 @@ def augment_geometry(batch: dict[str, Any], config: AugmentConfig, generator: An
     sign = torch.where(mirrored, -1.0, 1.0).double()
     mirror_picture = _matrices(torch, count, {(0, 0): sign, (0, 2): torch.where(mirrored, float(width), 0.0).double()})
     mirror_world = _matrices(torch, count, {(0, 0): sign})
-    turn = middle @ roll @ torch.linalg.inv(middle)
+    to_middle = _matrices(torch, count, {(0, 2): torch.tensor(-columns / 2), (1, 2): torch.tensor(-rows / 2)})
+    turn = middle @ roll @ to_middle
     forward = mirror_picture @ cut @ enlarge @ turn
     unchanged = (height, width) == (rows, columns) and bool((forward == torch.eye(3, dtype=torch.float64)).all())
 
@@ -145,7 +146,7 @@ def augment_geometry(batch: dict[str, Any], config: AugmentConfig, generator: An
     if "neighbour_poses" in batch:
         out["neighbour_poses"] = _moved_poses(torch, batch["neighbour_poses"], world, zoom)
     if "intrinsics" in batch:
-        k = forward @ batch["intrinsics"].double().cpu() @ torch.linalg.inv(world)
+        k = forward @ batch["intrinsics"].double().cpu() @ world.mT  # of a rotation or mirror the inverse
         # Square pixels leave nothing here; others would leave a shear that a pinhole matrix cannot hold.
         k[:, 0, 1] = 0
         k[:, 1, 0] = 0
@@ -182,31 +183,39 @@ def _matrices(torch: Any, count: int, entries: dict[tuple[int, int], Any]) -> An
 
 def _resample(torch: Any, out: dict[str, Any], forward: Any, size: tuple[int, int]) -> None:
     """Move every per-pixel entry by `forward`, old pixels to new, in place of the entries."""
-    count, _, rows, columns = out["image"].shape
+    rows, columns = out["image"].shape[-2:]
     height, width = size
     device = out["image"].device
     # affine_grid wants new to old, in coordinates from -1 to 1 across the outer edges of the pixels.
     to_unit = torch.tensor([[2 / columns, 0, -1], [0, 2 / rows, -1], [0, 0, 1]], dtype=torch.float64)
     from_unit = torch.tensor([[width / 2, 0, width / 2], [0, height / 2, height / 2], [0, 0, 1]], dtype=torch.float64)
     back = to_unit @ torch.linalg.inv(forward) @ from_unit
-    theta = back[:, :2].to(device, torch.float32)
     functional = torch.nn.functional
-    grid = functional.affine_grid(theta, [count, 1, height, width], align_corners=False)
-    inside = (grid.abs() <= 1).all(-1)[:, None]
+    grid = _grid(torch, back, height, width, device)
+    inside = ((grid[..., 0].abs() <= 1) & (grid[..., 1].abs() <= 1))[:, None]
     for key in _PICTURES:
         if key in out:
             # Border values, then black outside: blending with black would darken the last picture row.
             planes = out[key].flatten(1, -3)  # the neighbours of a picture are moved as it is
             seen = functional.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
             out[key] = (seen * inside).unflatten(1, out[key].shape[1:-2])
-    for key in ("target", "valid_mask", "target_right", "valid_mask_right", *_NEAREST):
-        if key not in out:
-            continue
-        plane = out[key] if out[key].ndim == 4 else out[key][:, None]
-        # float32 holds every label and instance number up to 2 ** 24.
-        moved = functional.grid_sample(plane.float(), grid, mode="nearest", padding_mode="zeros", align_corners=False)
-        moved = moved if out[key].ndim == 4 else moved[:, 0]
-        out[key] = moved > 0.5 if out[key].dtype == torch.bool else moved.to(out[key].dtype)
+    keys = [key for key in ("target", "valid_mask", "target_right", "valid_mask_right", *_NEAREST) if key in out]
+    # All maps in one pass; float32 holds every label and instance number up to 2 ** 24.
+    maps = [(out[key] if out[key].ndim == 4 else out[key][:, None]).float() for key in keys]
+    moved = functional.grid_sample(
+        torch.cat(maps, 1), grid, mode="nearest", padding_mode="zeros", align_corners=False
+    ).split([planes.shape[1] for planes in maps], dim=1)
+    for key, planes in zip(keys, moved, strict=True):
+        planes = planes if out[key].ndim == 4 else planes[:, 0]
+        out[key] = planes > 0.5 if out[key].dtype == torch.bool else planes.to(out[key].dtype)
+
+
+def _grid(torch: Any, back: Any, height: int, width: int, device: Any) -> Any:
+    """Return where each new pixel comes from, (B, height, width, 2), as `affine_grid` does with a matrix product."""
+    x, y = ((2 * torch.arange(size, dtype=torch.float64) + 1) / size - 1 for size in (width, height))
+    across = back[:, None, None, :2, 0] * x[:, None]
+    down = back[:, None, None, :2, 1] * y[:, None, None] + back[:, None, None, :2, 2]
+    return across.to(device, torch.float32) + down.to(device, torch.float32)
 
 
 def _swap_views(torch: Any, out: dict[str, Any], mirrored: Any) -> None:
