@@ -35,6 +35,8 @@ def convert(job: Job, purpose: str) -> Path:
     made = job.folder / "onnx2tf"
     options = ["--input_onnx_file_path", graph.name, "--output_folder_path", made.name]
     options += ["--output_signaturedefs", "--non_verbose"]
+    # LiteRT has no error function of its own; a transformer's GELU needs one.
+    options += ["--replace_to_pseudo_operators", "Erf"]
     ONNX2TF.run(["-m", "onnx2tf", *options], cwd=job.folder, purpose=purpose)
     graph.unlink()
     if not (made / "saved_model.pb").is_file():
