@@ -34,3 +34,19 @@ def tiny_source(spec: InputSpec = SPEC, *, seed: int = 3) -> Source:
     network = TinyDepth().eval().requires_grad_(False)
     card = ModelCard(name="tiny-depth", kind=DepthKind.METRIC_DEPTH, input=spec)
     return Source(card, network, None, "")
+
+
+class SizedDepth(TinyDepth):
+    """Its code asks for the size, as networks do that crop coarse maps."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (B, 3, h, w) to (B, 1, h, w)."""
+        return super().forward(image) + int(image.shape[-1]) / 1e4
+
+
+def sized_source() -> Source:
+    """Return a source whose input size cannot be left free, with the one size 70 x 90."""
+    torch.manual_seed(3)
+    spec = InputSpec(law="fixed", height=70, width=90, multiple=2)
+    card = ModelCard(name="sized-depth", kind=DepthKind.METRIC_DEPTH, input=spec)
+    return Source(card, SizedDepth().eval().requires_grad_(False), None, "")

@@ -165,3 +165,17 @@ def test_place():
     assert place_of("a/b", FORMATS["litert"]).card == "card.json"
     with pytest.raises(ModelError, match=r"is the name of a file in onnx; litert needs \.tflite"):
         place_of("a/room.onnx", FORMATS["litert"])
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_network_that_cannot_leave_its_size_gets_the_one_size_of_its_law(photo, tmp_path):
+    pytest.importorskip("torch", reason="networks need torch")
+    from export_helpers import sized_source
+
+    with pytest.raises(ModelError, match="--static"):
+        export_model(sized_source(), "onnx", tmp_path / "free", dynamic=True)
+    assert not any((tmp_path / "free").iterdir())
+    done = export_model(sized_source(), "onnx", tmp_path / "one")
+    assert not done.card.export.dynamic and done.report.failures == ()
+    assert Predictor(tmp_path / "one").predict(photo).values.shape == (90, 130)

@@ -24,7 +24,7 @@ from fathom.export.parity import (
     find_pictures,
     load_pictures,
 )
-from fathom.export.source import Source, load_source, static_spec
+from fathom.export.source import FreeSizeError, Source, load_source, static_spec
 from fathom.io import read_image
 from fathom.models.cards import CARD_FILE, ExportRecord, FileRole, InputSpec, ModelCard, describe_file, write_card
 from fathom.runtime.artefacts import RUNTIME_OF, open_artefact
@@ -125,7 +125,8 @@ def export_model(
         model: Whatever `fathom.load_model` takes, a network of `fathom.models.MODELS`, or a `Source` of your own.
         to: Name of a format; see `fathom.export.formats.FORMATS`.
         out: Folder, or file with the format's suffix.
-        dynamic: Leave batch, height and width of the network's input free; default: what the format does best.
+        dynamic: Leave batch, height and width of the network's input free; default: what the format does best, and one
+            size where the law has one and the network cannot leave it.
         in_graph: Put the steps before and after the network into the file; default: for onnx.
         precision: fp32, fp16, bf16, int8 (static), int8-weights or int8-dynamic.
         size: Height and width of a fixed input [px].
@@ -176,8 +177,24 @@ def export_model(
             writer.check(job, written[form.role])
         card = _card(job, form, written, tools, report)
         return _move(place, written, card, report)
+    except FreeSizeError:
+        if dynamic or spec.law != "fixed":
+            raise
+        # Nobody asked for a free size, and the law gives one size for every picture.
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+    return export_model(
+        source,
+        to,
+        out,
+        dynamic=False,
+        in_graph=in_graph,
+        precision=precision,
+        calibrate=calibrate,
+        pictures=pictures,
+        tolerance=tolerance,
+        max_delta1_loss=max_delta1_loss,
+    )
 
 
 def _checked(

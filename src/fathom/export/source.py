@@ -158,6 +158,14 @@ def static_spec(spec: InputSpec, size: tuple[int, int] | None) -> InputSpec:
     return spec.model_copy(update={"law": "fixed", "area": None, "height": height, "width": width})
 
 
+SMALLEST_SIDE = 65
+"""Smallest height and width [px] of a network whose input size is free."""
+
+
+class FreeSizeError(ModelError):
+    """The network's code depends on one input size."""
+
+
 def trace(network: "nn.Module", spec: InputSpec, *, dynamic: bool) -> Any:
     """Trace a network with torch.export.
 
@@ -170,7 +178,8 @@ def trace(network: "nn.Module", spec: InputSpec, *, dynamic: bool) -> Any:
         The exported program, with the input ``image``.
 
     Raises:
-        ModelError: If the network cannot be traced so.
+        FreeSizeError: If only its size cannot be left free.
+        ModelError: If the network cannot be traced.
     """
     torch = require("torch", "export", "Export")
     height, width = grid_size(spec, *TYPICAL_PICTURE)
@@ -181,9 +190,12 @@ def trace(network: "nn.Module", spec: InputSpec, *, dynamic: bool) -> Any:
         rows, columns = max(2, height // multiple // 4), max(3, width // multiple // 4)
         if rows == columns:
             columns += 1
+        # Networks of stride 32 and 64 have one cell below that, where the tracer takes other ways.
+        rows, columns = max(rows, 1 + SMALLEST_SIDE // multiple), max(columns, 2 + SMALLEST_SIDE // multiple)
         example = torch.rand(2, 3, rows * multiple, columns * multiple)
-        axis = torch.export.Dim
-        shapes = ({0: axis("batch"), 2: multiple * axis("rows"), 3: multiple * axis("columns")},)
+        axis, least = torch.export.Dim, -(-SMALLEST_SIDE // multiple)
+        free = [multiple * axis(name, min=least) for name in ("rows", "columns")]
+        shapes = ({0: axis("batch"), 2: free[0], 3: free[1]},)
     else:
         example = torch.rand(1, 3, height, width)
     try:
@@ -192,8 +204,12 @@ def trace(network: "nn.Module", spec: InputSpec, *, dynamic: bool) -> Any:
             return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # the tracer lets any exception of the traced code through
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        hint = " Try it with one fixed size: --static." if dynamic else ""
-        raise ModelError(f"torch.export cannot trace the network: {reason}{hint}") from error
+        if dynamic:
+            raise FreeSizeError(
+                f"torch.export cannot leave the input size of this network free: {reason} "
+                "Export it with one fixed size: --static."
+            ) from error
+        raise ModelError(f"torch.export cannot trace the network: {reason}") from error
 
 
 class _KeepSymbols(type):
