@@ -30,6 +30,7 @@ SMALL = {
     "unet-paper": "{base_channels: 2}",
     "dispnet-s": "{base_channels: 4}",
     "deeplabv3plus": "{encoder: test_resnet}",
+    "depth-anything": "{hidden_size: 24, heads: 2, layers: 4, neck: [4, 4, 8, 8], fusion: 8}",
     "garg2016": "{base_channels: 3, fc_channels: 4}",
     "monodepth-vgg": "{base_channels: 2}",
     "monodepth-resnet50": "{base_channels: 4}",

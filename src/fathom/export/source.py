@@ -233,10 +233,18 @@ def _symbolic_sizes(network: "nn.Module") -> Iterator[None]:
     """
     modules = {type(part).__module__ for part in network.modules()}
     touched = [sys.modules[name] for name in modules if name.startswith("transformers.models.")]
+    if not touched:
+        yield
+        return
+    # It also takes a way of its own for the grid of its training, unless a trace runs, by its older question.
+    jit = require("torch.jit", "export", "Export")
+    asked = jit.is_tracing
     for module in touched:
         module.int = _SymbolicInt  # type: ignore[attr-defined]
+    jit.is_tracing = lambda: True  # type: ignore[attr-defined]
     try:
         yield
     finally:
+        jit.is_tracing = asked  # type: ignore[attr-defined]
         for module in touched:
             del module.int  # type: ignore[attr-defined]
