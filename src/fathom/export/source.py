@@ -159,7 +159,7 @@ def static_spec(spec: InputSpec, size: tuple[int, int] | None) -> InputSpec:
 
 
 SMALLEST_SIDE = 65
-"""Smallest height and width [px] of a network whose input size is free."""
+"""Smallest free height and width [px] of a network that cannot take every size."""
 
 
 class FreeSizeError(ModelError):
@@ -182,34 +182,48 @@ def trace(network: "nn.Module", spec: InputSpec, *, dynamic: bool) -> Any:
         ModelError: If the network cannot be traced.
     """
     torch = require("torch", "export", "Export")
-    height, width = grid_size(spec, *TYPICAL_PICTURE)
-    shapes = None
-    if dynamic:
-        multiple = spec.multiple
-        # A small example traces fast; different sides and a batch of two, so that no axis is taken for another.
-        rows, columns = max(2, height // multiple // 4), max(3, width // multiple // 4)
-        if rows == columns:
-            columns += 1
-        # Networks of stride 32 and 64 have one cell below that, where the tracer takes other ways.
-        rows, columns = max(rows, 1 + SMALLEST_SIDE // multiple), max(columns, 2 + SMALLEST_SIDE // multiple)
-        example = torch.rand(2, 3, rows * multiple, columns * multiple)
-        axis, least = torch.export.Dim, -(-SMALLEST_SIDE // multiple)
-        free = [multiple * axis(name, min=least) for name in ("rows", "columns")]
-        shapes = ({0: axis("batch"), 2: free[0], 3: free[1]},)
-    else:
-        example = torch.rand(1, 3, height, width)
+    if not dynamic:
+        try:
+            return _traced(network, torch.rand(1, 3, *grid_size(spec, *TYPICAL_PICTURE)), None)
+        except Exception as error:  # the tracer lets any exception of the traced code through
+            raise ModelError(f"torch.export cannot trace the network: {_first_line(error)}") from error
     try:
-        with warnings.catch_warnings(), _symbolic_sizes(network):
-            warnings.simplefilter("ignore")  # about the code of the libraries that are traced
-            return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
-    except Exception as error:  # the tracer lets any exception of the traced code through
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if dynamic:
+        return _traced(network, *_free(spec, 1))
+    except Exception:
+        # Networks of stride 32 and 64 have one cell in small pictures, where the tracer takes other ways.
+        try:
+            return _traced(network, *_free(spec, SMALLEST_SIDE))
+        except Exception as error:
             raise FreeSizeError(
-                f"torch.export cannot leave the input size of this network free: {reason} "
+                f"torch.export cannot leave the input size of this network free: {_first_line(error)} "
                 "Export it with one fixed size: --static."
             ) from error
-        raise ModelError(f"torch.export cannot trace the network: {reason}") from error
+
+
+def _free(spec: InputSpec, smallest: int) -> tuple[Any, Any]:
+    """Return an example, and what of its shape is free, for sides of at least `smallest` pixels."""
+    torch = require("torch", "export", "Export")
+    height, width = grid_size(spec, *TYPICAL_PICTURE)
+    multiple, axis = spec.multiple, torch.export.Dim
+    # A small example traces fast; different sides and a batch of two, so that no axis is taken for another.
+    rows = max(2, height // multiple // 4, 1 + smallest // multiple)
+    columns = max(3, width // multiple // 4, 2 + smallest // multiple)
+    if rows == columns:
+        columns += 1
+    limits = {"min": -(-smallest // multiple)} if smallest > 1 else {}
+    free = [multiple * axis(name, **limits) for name in ("rows", "columns")]
+    return torch.rand(2, 3, rows * multiple, columns * multiple), ({0: axis("batch"), 2: free[0], 3: free[1]},)
+
+
+def _traced(network: "nn.Module", example: Any, shapes: Any) -> Any:
+    torch = require("torch", "export", "Export")
+    with warnings.catch_warnings(), _symbolic_sizes(network):
+        warnings.simplefilter("ignore")  # about the code of the libraries that are traced
+        return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
 
 
 class _KeepSymbols(type):
