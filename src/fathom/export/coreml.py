@@ -22,7 +22,7 @@ def write(job: Job) -> dict[FileRole, Path]:
     """
     network = job.source.needs_network("A Core ML package")
     coremltools = require_alone("coremltools", "coreml", "Export to Core ML")
-    program = _without_aliases(trace(network, job.spec, dynamic=False).run_decompositions({}))
+    program = _plain(trace(network, job.spec, dynamic=False).run_decompositions({}))
     half = coremltools.precision.FLOAT16 if job.precision == "fp16" else coremltools.precision.FLOAT32
     path = job.path(".mlpackage")
     try:
@@ -46,12 +46,15 @@ def write(job: Job) -> dict[FileRole, Path]:
     return {"coreml": path}
 
 
-def _without_aliases(program: Any) -> Any:
-    """Take out the second names that slices of everything leave in a graph, which coremltools does not know."""
+def _plain(program: Any) -> Any:
+    """Write out what coremltools does not read: second names of whole slices, and the stride that a pool leaves out."""
     graph = program.graph_module.graph
     for node in [node for node in graph.nodes if str(node.target) == "aten.alias.default"]:
         node.replace_all_uses_with(node.args[0])
         graph.erase_node(node)
+    for node in graph.nodes:
+        if str(node.target) == "aten.max_pool2d.default" and len(node.args) == 2:
+            node.args = (*node.args, node.args[1])
     program.graph_module.recompile()
     return program
 
