@@ -16,8 +16,8 @@ indoor: metric depth [m] as log depth, on the NYU ground truth (scale-invariant 
 gradients of the teacher's map after it was fitted to the ground truth (the ground truth itself is quantised and
 in-painted, and has no sharp edges).
 
-START.pt is what `prune.py` made of Depth Anything V2 Small. The arithmetic is bfloat16 where autocast allows it: 12
-pictures/s at 224x294 on 2 cores.
+START.pt is what `prune.py` made of Depth Anything V2 Small. The arithmetic is bfloat16 where autocast allows it:
+about 9 pictures/s at 182x238 and 6 at 224x294 on one core.
 """
 
 import argparse

@@ -96,9 +96,8 @@ class DepthAnything(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map (B, 3, h, w) to depth (B, 1, h, w) in (0, max_depth) [m]."""
-        if (
-            image.shape[-2] % PATCH or image.shape[-1] % PATCH
-        ):  # a crop that cuts nothing would tie an export to its size
+        # Only where it must be: a crop that cuts nothing would tie an export to its size.
+        if image.shape[-2] % PATCH or image.shape[-1] % PATCH:
             return crop_like(self.forward(pad_to_multiple(image, PATCH)), image)
         rows, columns = image.shape[-2] // PATCH, image.shape[-1] // PATCH
         maps = self.network.neck(self.network.backbone(image).feature_maps, rows, columns)
