@@ -117,18 +117,19 @@ class Predictor:
     def __repr__(self) -> str:
         return f"Predictor({self.card.name!r}, {self.kind}, runtime={self.runtime!r}, precision={self.precision!r})"
 
-    def predict(self, image: Any, *, camera: Camera | None = None) -> Depth:
+    def predict(self, image: Any, *, right: Any = None, camera: Camera | None = None) -> Depth:
         """Predict the depth of one picture, at its own size.
 
         Args:
             image: See the class.
+            right: The right picture of a rectified pair, for a model that sees pairs (``card.input.views`` is 2).
             camera: The camera of the picture; default: from its EXIF, else assumed.
 
         Raises:
-            InputError: If the picture cannot be read.
-            ShapeError: If an array is no picture.
+            InputError: If the picture cannot be read, or `right` is missing or not wanted.
+            ShapeError: If an array is no picture, or the pictures of a pair differ in size.
         """
-        ready = self.prepare(image, camera=camera)
+        ready = self.prepare(image, right=right, camera=camera)
         return self.finish(self.infer([ready])[0], ready)
 
     def predict_batch(self, images: Iterable[Any], *, batch_size: int = 1) -> list[Depth]:
@@ -157,11 +158,28 @@ class Predictor:
 
     # The three stages, which a pipeline overlaps
 
-    def prepare(self, image: Any, *, camera: Camera | None = None) -> Ready:
+    def prepare(self, image: Any, *, right: Any = None, camera: Camera | None = None) -> Ready:
         """Read a picture and make the network's input; the camera is the user's, else that of EXIF, else assumed."""
+        if (right is not None) != (self._input.views == 2):
+            raise InputError(
+                f"{self.card.name} sees one picture; leave `right` out."
+                if right is not None
+                else f"{self.card.name} sees both pictures of a rectified stereo pair. Give the other one, in Python: "
+                "load_model(...).predict(left, right=right)."
+            )
         picture = as_picture(image)
         known = camera or picture.camera or Camera.assumed(height=picture.height, width=picture.width)
-        return Ready(preprocess(picture.rgb, self._input), known, picture)
+        prepared = preprocess(picture.rgb, self._input)
+        if right is not None:
+            other = as_picture(right)
+            if other.rgb.shape != picture.rgb.shape:
+                raise ShapeError(
+                    f"The pictures of a pair must share one size; got {picture.height} x {picture.width} and "
+                    f"{other.height} x {other.width}."
+                )
+            pair = np.concatenate([prepared.array, preprocess(other.rgb, self._input).array], axis=1)
+            prepared = replace(prepared, array=pair)
+        return Ready(prepared, known, picture)
 
     def infer(self, group: Sequence[Ready]) -> list[npt.NDArray[np.float32]]:
         """Run the network; one raw map (h, w) for each prepared picture, in order."""

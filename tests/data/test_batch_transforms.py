@@ -138,10 +138,30 @@ def test_stereo_pairs() -> None:
     assert ratios[0] == pytest.approx(ratios[1], rel=1e-4) and ratios[0] != pytest.approx(1.0, abs=1e-3)
 
 
+@pytest.mark.parametrize("flip", [0.0, 1.0])
+def test_sliding_the_second_view_adds_to_disparity(flip: float) -> None:
+    rng = np.random.default_rng(0)
+    wall = rng.integers(0, 256, (12, 60, 3), np.uint8)
+    views = [wall[:, 10:50], wall[:, 13:53]]  # disparity 3
+    three, everywhere = np.full((12, 40), 3.0, np.float32), np.ones((12, 40), bool)
+    meta = {"image_right": views[1], "target_right": three, "valid_mask_right": everywhere}
+    pair = Sample(views[0], three, everywhere, plane_sample().camera, meta, DepthKind.DISPARITY)
+    out = augment_geometry(collate([pair]), AugmentConfig(flip=flip, slide=(5.0, 5.0)))
+    for key in ("", "_right"):
+        values = out[f"target{key}"][out[f"valid_mask{key}"]]
+        assert len(values) > 300 and (values == 8.0).all()
+    # What the first view shows at x, the second shows at x - 8.
+    torch.testing.assert_close(out["image"][..., 13:35], out["image_right"][..., 5:27])
+    metres = Sample(views[0], three, everywhere, plane_sample().camera, {"image_right": views[1]})
+    with pytest.raises(KindError, match="Set slide to"):
+        augment_geometry(collate([metres]), AugmentConfig(slide=(0.0, 5.0)))
+
+
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
         ({"zoom": [1.5, 1.0]}, "smaller first"),
+        ({"slide": [2.0, 1.0]}, "smaller first"),
         ({"crop": [0, 5]}, "positive rows"),
         ({"flip": 2.0}, "less than or equal to 1"),
         ({"rotate": 5.0}, "Did you mean 'rotate_deg'"),

@@ -10,7 +10,8 @@ from checks_b import (
     sizes_of,
 )
 
-from fathom.models.dispnet import DispNet, DispNetS
+from fathom.errors import ConfigError
+from fathom.models.dispnet import DispNet, DispNetS, correlate_rows
 
 
 def test_oracles_of_the_specification():
@@ -30,6 +31,27 @@ def test_dispnet_learns_and_is_steady(channels):
     pictures = torch.rand(3, channels, 70, 90)
     check_gradients(network, pictures)
     check_evaluation(network, pictures)
+
+
+@pytest.mark.parametrize("size", [(64, 128), (37, 53), (65, 1)])
+def test_a_pair_is_compared_at_any_size(size):
+    network = DispNet(in_channels=6, base_channels=2, max_shift=3)
+    outputs = network(torch.rand(2, 6, *size))
+    assert sizes_of(outputs, "disparity", range(1, 7)) == ceil_sizes(*size, range(1, 7))
+    check_gradients(network, torch.rand(3, 6, 70, 90))
+    check_evaluation(network, torch.rand(3, 6, 70, 90))
+    with pytest.raises(ConfigError, match="in_channels=6; got 3"):
+        DispNet(max_shift=3)
+
+
+def test_rows_match_best_at_their_shift():
+    features = torch.randn(2, 16, 5, 20, generator=torch.Generator().manual_seed(0))
+    left = torch.nn.functional.pad(features, (4, 0))[..., :20]  # left[x] shows what right[x - 4] shows
+    found = correlate_rows(left, features, 7)
+    assert found.shape == (2, 8, 5, 20)
+    assert (found[..., 4:].argmax(dim=1) == 4).float().mean() > 0.9
+    torch.testing.assert_close(found[:, 4, :, 4:], (features[..., :16] ** 2).mean(dim=1))
+    assert all((found[:, shift, :, :shift] == 0).all() for shift in range(1, 8))
 
 
 def test_dispnet_hands_the_coarse_disparity_down():

@@ -28,6 +28,7 @@ SMALL = {
     "multiscale-conv": "{width: 0.0625, channels: 8}",
     "unet": "{base_channels: 2}",
     "unet-paper": "{base_channels: 2}",
+    "dispnet": "{base_channels: 2}",
     "dispnet-s": "{base_channels: 4}",
     "deeplabv3plus": "{encoder: test_resnet}",
     "depth-anything": "{hidden_size: 24, heads: 2, layers: 4, neck: [4, 4, 8, 8], fusion: 8}",

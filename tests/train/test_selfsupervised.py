@@ -15,7 +15,7 @@ from fathom import models  # noqa: E402
 from fathom.config import parse_config  # noqa: E402
 from fathom.data import DepthDataset, open_dataset  # noqa: E402
 from fathom.data.batch_transforms import AugmentConfig  # noqa: E402
-from fathom.errors import ConfigError, KindError  # noqa: E402
+from fathom.errors import ConfigError, InputError, KindError, ShapeError  # noqa: E402
 from fathom.geometry.pose import invert_pose  # noqa: E402
 from fathom.predict import Predictor  # noqa: E402
 from fathom.protocol import load_protocol  # noqa: E402
@@ -166,6 +166,37 @@ def test_the_network_sees_changed_colours_and_the_loss_true_ones(video):
     assert not torch.allclose(batch["neighbours"], batch["neighbour_views"])
     torch.testing.assert_close(plain["image"], plain["view"])
     assert batch["neighbours"].shape == (1, 2, 3, 64, 128)
+
+
+def test_a_network_of_pairs_sees_both_views(video, tmp_path):
+    model = {"name": "dispnet", "options": {"in_channels": 6, "base_channels": 2, "max_shift": 2}}
+    recipe = make_recipe(video, model, STEREO, augment={"slide": [0.0, 4.0], "brightness": 0.2})
+    assert fit(recipe, tmp_path / "run", say=lambda line: None).step == 2
+    left, right = (np.random.default_rng(seed).integers(0, 256, (80, 150, 3), np.uint8) for seed in (0, 1))
+    predictor = Predictor(tmp_path / "run", runtime="torch")
+    assert predictor.card.input.views == 2
+    depth = predictor.predict(left, right=right)
+    assert depth.kind is DepthKind.DISPARITY and depth.values.shape == (80, 150)
+    assert not np.array_equal(depth.values, predictor.predict(left, right=left).values)
+    with pytest.raises(InputError, match="both pictures"):
+        predictor.predict(left)
+    with pytest.raises(ShapeError, match="share one size"):
+        predictor.predict(left, right=right[:70])
+    with pytest.raises(InputError, match="sees one picture"):
+        Predictor("fathom-general").predict(left, right=right)
+
+
+@pytest.mark.parametrize(
+    ("options", "section", "augment", "words"),
+    [
+        ({"in_channels": 6}, VIDEO, {}, "learns from stereo alone"),
+        ({"in_channels": 6}, None, {}, "learns from stereo alone"),
+        ({}, {"warp": "depth", "stereo": True}, {"slide": [0.0, 4.0]}, "changes disparity"),
+    ],
+)
+def test_pairs_need_stereo_and_slides_need_disparity(video, options, section, augment, words):
+    with pytest.raises(ConfigError, match=words):
+        make_recipe(video, {"name": "dispnet", "options": options}, section, augment=augment)
 
 
 def test_a_mirrored_pair_is_a_pair_again(video):

@@ -1,6 +1,8 @@
 """Stage 2: train both embedded models from the cache that `label.py` made.
 
-    python training/embedded/train.py --cache CACHE --nyu NYU --start START.pt --teacher TEACHER --out RUN
+    python training/embedded/train.py --cache CACHE --nyu NYU --teacher TEACHER --start START.pt --out RUN
+    python training/embedded/train.py --cache CACHE --nyu NYU --teacher TEACHER --again RUN/last.pt --metric METRIC
+        --out NEXT
 
 NYU is a folder with ``rgb/NNNN.jpg``, ``depth/NNNN.png`` [mm], ``train.txt`` and ``val.txt``; frames of ``val.txt`` are
 never trained on. A stopped run continues from RUN/last.pt with the same command. Every 400 steps the averaged weights
@@ -12,12 +14,12 @@ The models share everything but the last convolution, so that every picture serv
 general: affine-invariant inverse depth, on the cached labels of every picture. The label is centred by its median and
 divided by its mean absolute deviation, and regressed directly: L1, L1 after a least-squares fit (which asks for the
 shape alone), and a gradient loss at four scales (Ranftl et al., TPAMI 2022).
-indoor: metric depth [m] as log depth, on the NYU ground truth (scale-invariant log loss of BTS plus L1), with the
-gradients of the teacher's map after it was fitted to the ground truth (the ground truth itself is quantised and
-in-painted, and has no sharp edges).
+indoor: metric depth [m] as log depth, on the NYU ground truth and on what `metric.py` wrote for other pictures
+(scale-invariant log loss of BTS plus L1), with the gradients of the teacher's map after it was fitted to those metres
+(the ground truth itself is quantised and in-painted, and has no sharp edges).
 
-START.pt is what `prune.py` made of Depth Anything V2 Small. The arithmetic is bfloat16 where autocast allows it:
-about 9 pictures/s at 182x238 and 6 at 224x294 on one core.
+START.pt is what `prune.py` made of Depth Anything V2 Small; ``--again`` begins a further round with the averaged
+weights of an earlier one. The arithmetic is bfloat16 where autocast allows it.
 """
 
 import argparse
@@ -38,20 +40,17 @@ from torch import nn
 from fathom.models.embedded import MEAN, STD, EmbeddedNet
 
 MIX = {
-    "nyu": 0.42,
-    "rooms": 0.26,
+    "nyu": 0.26,
+    "rooms": 0.38,
     "imagenet": 0.15,
     "bsds": 0.06,
-    "coco": 0.03,
-    "camvid": 0.03,
+    "coco": 0.04,
+    "camvid": 0.04,
     "aims": 0.02,
-    "udacity": 0.01,
-    "kstereo": 0.02,
+    "udacity": 0.02,
+    "kstereo": 0.03,
 }
 cv2.setNumThreads(1)  # the loader is one thread beside the arithmetic
-INDOOR_MIX = {"nyu": 0.8, "rooms": 0.2}
-INDOOR_KEEPS = 0.3
-"""Weight of the general loss while the network is tuned for metres: it keeps shapes right in rooms without metres."""
 EIGEN_CROP = (slice(45, 471), slice(41, 601))
 # The picture grows while the run goes on: (share of the steps, landscape, portrait, square)
 STAGES = (
@@ -59,49 +58,66 @@ STAGES = (
     (1.00, (224, 294), (294, 224), (252, 252)),
 )
 
-IMITATE = 0.85
-"""Share of the steps on which the large network's tokens are imitated; without it a step takes half the time."""
+IMITATE = 2
+"""The large network's tokens are imitated on every second step of the first stage; such a step takes twice as long."""
 FRAME = 9
 """Rows and columns [px of the cache] of the white frame of NYU; mostly cut off, so that it is not learned."""
 
 
 @dataclass(frozen=True)
 class Item:
-    """One training picture, all maps (H, W); the two log depths [ln m] exist for NYU only."""
+    """One training picture with its label and mask (H, W).
+
+    Where metres are known, `log_depth` [ln m] holds them, at any size, and ``scale * inverse_depth + shift`` is the
+    label in 1/m.
+    """
 
     image: np.ndarray
     inverse_depth: np.ndarray
     mask: np.ndarray
     log_depth: np.ndarray | None = None
-    fitted: np.ndarray | None = None
+    scale: float = 0.0
+    shift: float = 0.0
+    truth: bool = False
 
 
-def load_metric(path: Path, nyu: Path) -> Item:
-    """Load an NYU frame: label, ground truth, and the label fitted to it."""
+def load_nyu(path: Path, nyu: Path) -> Item:
+    """Load an NYU frame: label and ground truth."""
     data = np.load(path)
     height, width = data["inverse_depth"].shape
     depth = cv2.imread(str(nyu / "depth" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 1000
     depth = cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST)
     mask = depth > 0.1
     mask[:8], mask[-8:], mask[:, :8], mask[:, -8:] = False, False, False, False  # the white frame around the picture
-    label = data["inverse_depth"].astype(np.float32)
-    scale, shift = np.polyfit(label[mask].astype(np.float64), 1 / depth[mask].astype(np.float64), 1)
-    fitted = -np.log(np.maximum(scale * label + shift, 1 / 12)).astype(np.float32)
-    return Item(data["image"], data["inverse_depth"], mask, np.log(np.maximum(depth, 0.1)), fitted)
+    scale, shift = np.polyfit(data["inverse_depth"][mask].astype(np.float64), 1 / depth[mask].astype(np.float64), 1)
+    log_depth = np.log(np.maximum(depth, 0.1))
+    return Item(data["image"], data["inverse_depth"], mask, log_depth, scale, shift, truth=True)
 
 
-def load(cache: Path, nyu: Path) -> dict[str, list[Item]]:
+def load_other(path: Path, metric: Path) -> Item:
+    """Load any other picture, with the metres that `metric.py` wrote where it did."""
+    data = np.load(path)
+    label = data["inverse_depth"]
+    mask = np.ones(label.shape, bool)
+    if not metric.exists():
+        return Item(data["image"], label, mask)
+    log_depth = np.load(metric)
+    small = cv2.resize(label.astype(np.float32), log_depth.shape[::-1], interpolation=cv2.INTER_AREA)
+    scale, shift = np.polyfit(small.ravel().astype(np.float64), np.exp(-log_depth.ravel().astype(np.float64)), 1)
+    return Item(data["image"], label, mask, log_depth, scale, shift)
+
+
+def load(cache: Path, nyu: Path, metric: Path | None) -> dict[str, list[Item]]:
     """Load every source into memory; NYU without its validation frames."""
     train = set((nyu / "train.txt").read_text().split())
     sets: dict[str, list[Item]] = {}
     for folder in sorted(p for p in cache.iterdir() if p.is_dir()):
         for path in sorted(folder.glob("*.npz")):
             if folder.name != "nyu":
-                data = np.load(path)
-                mask = np.ones(data["inverse_depth"].shape, bool)
-                sets.setdefault(folder.name, []).append(Item(data["image"], data["inverse_depth"], mask))
+                metres = (metric or cache) / folder.name / f"{path.stem}.npy"
+                sets.setdefault(folder.name, []).append(load_other(path, metres))
             elif path.stem in train:
-                sets.setdefault("nyu", []).append(load_metric(path, nyu))
+                sets.setdefault("nyu", []).append(load_nyu(path, nyu))
     return sets
 
 
@@ -143,14 +159,13 @@ def cut(array: np.ndarray, box: tuple[int, int, int, int], shape: tuple[int, int
 
 def batches(args: argparse.Namespace, start: int, queue: Queue) -> None:
     """Fill the queue with batches; step `i` depends on the seed and `i` alone, so a resumed run sees the same data."""
-    sets = load(args.cache, args.nyu)
-    mix = INDOOR_MIX if args.indoor_from else MIX
-    names = [n for n in mix if n in sets]
-    share = np.array([mix[n] for n in names])
-    print({n: len(sets[n]) for n in names}, flush=True)
+    sets = load(args.cache, args.nyu, args.metric)
+    names = [n for n in MIX if n in sets]
+    share = np.array([MIX[n] for n in names])
+    print({n: (len(sets[n]), sum(i.log_depth is not None for i in sets[n])) for n in names}, flush=True)
     for step in range(start, args.steps):
         rng = np.random.default_rng([args.seed, step])
-        stage = STAGES[-1] if args.indoor_from else next(s for s in STAGES if step < s[0] * args.steps)
+        stage = next(s for s in STAGES if step < s[0] * args.steps)
         shape = stage[1:][rng.choice(3, p=[0.8, 0.08, 0.12])]
         rows: list[tuple[np.ndarray, ...]] = []
         for _ in range(args.batch):
@@ -160,7 +175,7 @@ def batches(args: argparse.Namespace, start: int, queue: Queue) -> None:
             metric = item.log_depth is not None
             zoom = 1.0 if rng.random() < 0.4 else rng.uniform(1.0, 1.45 if metric else 1.7)
             squeeze = 1.0 if metric else np.exp(rng.uniform(-0.15, 0.15))
-            frame = FRAME if metric and rng.random() < 0.7 else 0
+            frame = FRAME if item.truth and rng.random() < 0.7 else 0
             height, width = (side - 2 * frame for side in item.mask.shape)
             top, left, *sides = window(height, width, shape, zoom, squeeze, rng)
             box = (top + frame, left + frame, sides[0], sides[1])
@@ -168,11 +183,14 @@ def batches(args: argparse.Namespace, start: int, queue: Queue) -> None:
             label = cut(item.inverse_depth.astype(np.float32), box, shape, cv2.INTER_LINEAR, flip)
             mask = cut(item.mask.astype(np.uint8), box, shape, cv2.INTER_NEAREST, flip) > 0
             truth = fitted = np.full(shape, np.nan, np.float32)
-            if item.log_depth is not None and item.fitted is not None:
+            if item.log_depth is not None:
                 # A picture enlarged by s shows everything s times nearer.
                 nearer = np.float32(np.log(item.mask.shape[0] / box[2]))
-                truth = cut(item.log_depth, box, shape, cv2.INTER_NEAREST, flip) - nearer
-                fitted = cut(item.fitted, box, shape, cv2.INTER_LINEAR, flip) - nearer
+                metres = item.log_depth
+                if not item.truth:
+                    metres = cv2.resize(metres.astype(np.float32), item.mask.shape[::-1])
+                truth = cut(metres, box, shape, cv2.INTER_NEAREST, flip) - nearer
+                fitted = -np.log(np.maximum(item.scale * label + item.shift, 1 / 12)).astype(np.float32) - nearer
             rows.append((colour(image, rng), label, truth, fitted, mask))
         stack = [torch.from_numpy(np.ascontiguousarray(np.stack(a))) for a in zip(*rows, strict=True)]
         queue.put((step, stack[0].permute(0, 3, 1, 2), *(a[:, None] for a in stack[1:])))
@@ -330,7 +348,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     start = parser.add_mutually_exclusive_group(required=True)
     start.add_argument("--start", type=Path, help="what prune.py wrote")
-    start.add_argument("--indoor-from", type=Path, help="last.pt of a joint run: tune it for metres alone")
+    start.add_argument("--again", type=Path, help="last.pt of an earlier run: begin with its averaged weights")
+    parser.add_argument("--metric", type=Path, help="what metric.py wrote")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of Depth Anything V2 Small (transformers)")
     parser.add_argument("--feature-weight", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=4400)
@@ -343,8 +362,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     joint = Joint()
     teacher = Teacher(args.teacher)
-    if args.indoor_from:
-        joint.load_state_dict(torch.load(args.indoor_from, map_location="cpu")["average"])
+    if args.again:
+        joint.load_state_dict(torch.load(args.again, map_location="cpu")["average"])
     else:
         joint.net.load_state_dict(torch.load(args.start, map_location="cpu"))
     joint = joint.to(memory_format=torch.channels_last)
@@ -379,9 +398,9 @@ def main() -> None:
         joint.train()
         with torch.autocast("cpu", torch.bfloat16):
             raw, log_depth, taps = joint(image.to(memory_format=torch.channels_last))
-            imitate = not args.indoor_from and step < IMITATE * args.steps
+            imitate = step % IMITATE == 0 and step < STAGES[0][0] * args.steps
             wanted = teacher(image) if imitate else None
-        loss = general_loss(raw, label, mask) * (INDOOR_KEEPS if args.indoor_from else 1.0)
+        loss = general_loss(raw, label, mask)
         if wanted:
             loss = loss + args.feature_weight * feature_loss(taps, wanted)
         metric = truth[:, 0, 0, 0].isfinite()

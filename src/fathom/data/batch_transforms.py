@@ -54,9 +54,14 @@ class AugmentConfig(StrictConfig):
     """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.3, 1.5)
     """Smallest and largest standard deviation of the blur [px]."""
+    slide: tuple[float, float] = (0.0, 0.0)
+    """Smallest and largest way that the second view of a pair is moved to the left [px]; disparity grows by it. A
+    network that sees both views must then compare them: what a picture shows no longer tells its disparity."""
 
     @model_validator(mode="after")
     def _ranges_rise(self) -> Self:
+        if self.slide[0] > self.slide[1]:
+            raise ValueError(f"`slide` must be two numbers, the smaller first; got {self.slide}.")
         for name, (low, high) in {"zoom": self.zoom, "blur_sigma": self.blur_sigma}.items():
             if not 0 < low <= high:
                 raise ValueError(f"`{name}` must be two positive numbers, the smaller first; got {low} and {high}.")
@@ -78,7 +83,8 @@ def augment_batch(batch: dict[str, Any], config: AugmentConfig, generator: Any =
 
     Raises:
         ShapeError: If the crop is larger than the picture.
-        KindError: If a stereo pair is to be rolled, or mirrored with ground truth for one view only.
+        KindError: If a stereo pair is to be rolled, or mirrored with ground truth for one view only; or if a view is to
+            slide where the ground truth is no disparity.
     """
     return augment_colour(augment_geometry(batch, config, generator), config, generator)
 
@@ -99,6 +105,9 @@ def augment_geometry(batch: dict[str, Any], config: AugmentConfig, generator: An
         raise KindError("A stereo pair cannot be rolled: its rows would no longer match. Set rotate_deg to 0.")
     swaps = stereo and "neighbours" not in batch
     one_truth = swaps and bool(batch["valid_mask"].any()) and "target_right" not in batch
+    slides = stereo and config.slide != (0.0, 0.0)
+    if slides and batch["kind"] != "disparity" and bool(batch["valid_mask"].any()):
+        raise KindError(f"No {batch['kind']} belongs to a pair whose second view was moved. Set slide to [0, 0].")
     if one_truth and config.flip:
         raise KindError(
             "Mirroring swaps the views of a stereo pair, and this set has ground truth for one. Set flip to 0."
@@ -132,14 +141,22 @@ def augment_geometry(batch: dict[str, Any], config: AugmentConfig, generator: An
     for key in _PICTURES:
         if key in batch:
             out[key] = _as_float(batch[key])
-    if not unchanged:
+    slide = torch.zeros(count, dtype=torch.float64)
+    if slides:
+        slide = _draw(torch, count, *config.slide, generator)
+        away = _matrices(torch, count, {(0, 2): -slide})
+        second = {key.removesuffix("_right"): out.pop(key) for key in tuple(out) if key.endswith("_right")}
+        _resample(torch, second, mirror_picture @ away @ cut @ enlarge @ turn, (height, width))
+        _resample(torch, out, forward, (height, width))
+        out |= {f"{key}_right": values for key, values in second.items()}
+    elif not unchanged:
         _resample(torch, out, forward, (height, width))
     factor = torch.tensor([depth_factor(batch["kind"], float(s)) for s in zoom])
     if batch["kind"] == "disparity":
         factor = zoom  # the picture has been resized, and disparity with it
     for key in ("target", "target_right"):
         if key in out:
-            out[key] = out[key] * factor.to(out[key])[:, None, None]
+            out[key] = out[key] * factor.to(out[key])[:, None, None] + slide.to(out[key])[:, None, None]
     world = mirror_world @ roll
     if "normals" in out:
         out["normals"] = torch.einsum("bij,bjhw->bihw", world.to(out["normals"]), out["normals"])
@@ -201,6 +218,8 @@ def _resample(torch: Any, out: dict[str, Any], forward: Any, size: tuple[int, in
             out[key] = (seen * inside).unflatten(1, out[key].shape[1:-2])
     keys = [key for key in ("target", "valid_mask", "target_right", "valid_mask_right", *_NEAREST) if key in out]
     # All maps in one pass; float32 holds every label and instance number up to 2 ** 24.
+    if not keys:
+        return
     maps = [(out[key] if out[key].ndim == 4 else out[key][:, None]).float() for key in keys]
     moved = functional.grid_sample(
         torch.cat(maps, 1), grid, mode="nearest", padding_mode="zeros", align_corners=False

@@ -67,6 +67,8 @@ class InputSpec(StrictConfig):
     """Mean per RGB channel, for values in 0 to 1."""
     std: Triple = (1.0, 1.0, 1.0)
     """Standard deviation per RGB channel, for values in 0 to 1."""
+    views: Literal[1, 2] = 1
+    """Pictures the network sees: 2 for a rectified stereo pair, left then right, as six channels."""
 
     @model_validator(mode="after")
     def _complete(self) -> "InputSpec":

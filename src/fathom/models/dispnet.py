@@ -20,6 +20,10 @@ conv6a, b   3, 2; 3, 1      1024      h/64      level 1      up 32 + conv1 64 + 
 
 A level is: up-convolution 4x4 stride 2, join, 3x3 convolution (iconv), 3x3 to one channel (predict). For sides that are
 no multiple of 64 the up-convolution's surplus row or column is cropped to the skip.
+
+With `max_shift` the network is DispNetCorr1D of the same paper (section 5): both views of a pair pass through conv1 and
+conv2 on their own, and conv3a reads how well each cell of the left view matches the cells of the right view on its row,
+beside a 1x1 convolution of the left view's conv2.
 """
 
 from typing import Any, cast
@@ -28,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fathom.errors import ConfigError
 from fathom.models.base import crop_like
 
 
@@ -37,12 +42,44 @@ def _leaky_conv(in_channels: int, out_channels: int, kernel: int, stride: int = 
     )
 
 
+def correlate_rows(left: Tensor, right: Tensor, max_shift: int) -> Tensor:
+    """Compare each cell of the left view with cells of the right view on its row.
+
+    Args:
+        left: Features of the left view, shape (B, C, h, w).
+        right: Features of the right view, same shape.
+        max_shift: Largest shift [cells].
+
+    Returns:
+        Shape (B, 1 + max_shift, h, w): map d holds the mean over the channels of ``left[x] * right[x - d]``, and 0
+        where x - d lies outside.
+
+    Example:
+        >>> left = torch.tensor([0.0, 0.0, 2.0]).view(1, 1, 1, 3)
+        >>> right = torch.tensor([0.0, 3.0, 0.0]).view(1, 1, 1, 3)
+        >>> correlate_rows(left, right, 1)[0, :, 0].tolist()
+        [[0.0, 0.0, 0.0], [0.0, 0.0, 6.0]]
+
+    Reference:
+        Dosovitskiy et al., "FlowNet", ICCV 2015, equation 1, with patches of one cell and along rows.
+    """
+    padded = F.pad(right, (max_shift, 0))
+    width = left.shape[-1]
+    shifted = (padded[..., max_shift - shift : max_shift - shift + width] for shift in range(max_shift + 1))
+    return torch.stack([(left * view).mean(dim=1) for view in shifted], dim=1)
+
+
 class DispNet(nn.Module):
     """Disparity of a stereo pair (6 channels, left then right) or of one picture (3 channels), at six scales.
 
     Args:
         in_channels: 3 for one picture, 6 for a pair.
         base_channels: Channels of conv1; all others keep the paper's ratios to it.
+        max_shift: For a pair: how far the two views' features are compared along rows [cells of h/4]; the paper's
+            DispNetCorr1D has 40. 0: the views are joined at the start, and nothing is compared.
+
+    Raises:
+        ConfigError: If `max_shift` is given for one picture.
 
     Example:
         >>> outputs = DispNet(base_channels=4)(torch.zeros(1, 3, 64, 128))
@@ -53,20 +90,25 @@ class DispNet(nn.Module):
         Mayer et al., CVPR 2016, table 1.
     """
 
-    def __init__(self, in_channels: int = 3, base_channels: int = 64) -> None:
+    def __init__(self, in_channels: int = 3, base_channels: int = 64, max_shift: int = 0) -> None:
         super().__init__()
+        if max_shift and in_channels != 6:
+            raise ConfigError(f"`max_shift` compares the views of a pair: it needs in_channels=6; got {in_channels}.")
+        self.in_channels, self.max_shift = in_channels, max_shift
         width = base_channels
+        compared = width + max_shift + 1 if max_shift else 2 * width
         half = max(width // 2, 1)
         self.encoder = nn.ModuleList(
             [
-                _leaky_conv(in_channels, width, 7, 2),
+                _leaky_conv(3 if max_shift else in_channels, width, 7, 2),
                 _leaky_conv(width, 2 * width, 5, 2),
-                nn.Sequential(_leaky_conv(2 * width, 4 * width, 5, 2), _leaky_conv(4 * width, 4 * width, 3)),
+                nn.Sequential(_leaky_conv(compared, 4 * width, 5, 2), _leaky_conv(4 * width, 4 * width, 3)),
                 nn.Sequential(_leaky_conv(4 * width, 8 * width, 3, 2), _leaky_conv(8 * width, 8 * width, 3)),
                 nn.Sequential(_leaky_conv(8 * width, 8 * width, 3, 2), _leaky_conv(8 * width, 8 * width, 3)),
                 nn.Sequential(_leaky_conv(8 * width, 16 * width, 3, 2), _leaky_conv(16 * width, 16 * width, 3)),
             ]
         )
+        self.redirect = _leaky_conv(2 * width, width, 1) if max_shift else None
         skips = (8 * width, 8 * width, 4 * width, 2 * width, width)
         outs = (8 * width, 4 * width, 2 * width, width, half)
         ins = (16 * width, *outs[:-1])
@@ -91,8 +133,8 @@ class DispNet(nn.Module):
             ``disparity_1`` ... ``disparity_6``, each (B, 1, ceil(h / 2^i), ceil(w / 2^i)), in pixels of the *input*
             picture, unbounded.
         """
-        maps, skips = image, []
-        for block in self.encoder:
+        maps, skips = self._compare(image) if self.max_shift else (image, [])
+        for block in self.encoder[len(skips) :]:
             maps = block(maps)
             skips.append(maps)
         disparity = self.predict[0](skips.pop())
@@ -104,6 +146,15 @@ class DispNet(nn.Module):
             disparity = predict(maps)
             outputs[f"disparity_{5 - step}"] = disparity
         return {f"disparity_{scale}": outputs[f"disparity_{scale}"] for scale in range(1, 7)}
+
+    def _compare(self, pair: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Return what conv3a reads, and conv1 and conv2 of the left view."""
+        assert self.redirect is not None, "built with max_shift"
+        first = self.encoder[0](torch.cat(pair.chunk(2, dim=1)))
+        second = self.encoder[1](first)
+        left, right = second.chunk(2)
+        maps = torch.cat([self.redirect(left), correlate_rows(left, right, self.max_shift)], dim=1)
+        return maps, [first.chunk(2)[0], left]
 
 
 def _pair(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:

@@ -334,7 +334,15 @@ def _check_terms(recipe: Recipe) -> None:
 
 
 def _check_views(recipe: Recipe) -> None:
-    if recipe.selfsupervised is None:
+    views = recipe.selfsupervised
+    if sees_pairs(recipe) and (views is None or not views.stereo or views.neighbours):
+        raise ValueError(
+            "A network of pairs (in_channels 6) learns from stereo alone. Set `selfsupervised.stereo: true` without "
+            "neighbours, or `in_channels` to 3."
+        )
+    if recipe.augment.slide != (0.0, 0.0) and (views is None or views.warp == "depth"):
+        raise ValueError("`augment.slide` changes disparity. Set `selfsupervised.warp: disparity`, or remove it.")
+    if views is None:
         return
     if recipe.tasks != ("depth",):
         raise ValueError(f"`selfsupervised` learns depth alone; `tasks` has {list(recipe.tasks)}. Remove the others.")
@@ -402,6 +410,11 @@ def _has_heads(name: str) -> bool:
 def kind_of(recipe: Recipe) -> DepthKind:
     """Return what the depth output of a recipe's network is."""
     return recipe.model.kind or DepthKind(models.entry(recipe.model.name).kind)
+
+
+def sees_pairs(recipe: Recipe) -> bool:
+    """Tell whether the network of a recipe sees both views of a stereo pair, as six channels."""
+    return recipe.model.options.get("in_channels") == 6
 
 
 def is_lower_better(score: str) -> bool:

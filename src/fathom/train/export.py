@@ -22,7 +22,7 @@ from fathom.models.cards import (
     file_sha256,
     write_card,
 )
-from fathom.train.config import Recipe, kind_of
+from fathom.train.config import Recipe, kind_of, sees_pairs
 from fathom.types import DepthKind
 
 if TYPE_CHECKING:
@@ -122,7 +122,8 @@ def input_spec(recipe: Recipe) -> InputSpec:
     if recipe.selfsupervised is not None and size is not None:
         # The size it learned at, which need not be a multiple of the paper's: the network itself takes any.
         multiple = math.gcd(multiple, *size)
-    common = {"mean": mean, "std": std, "multiple": multiple}
+    views = 2 if sees_pairs(recipe) else 1
+    common = {"mean": mean, "std": std, "multiple": multiple, "views": views}
     if size is None:
         return InputSpec(law="native", **common)  # type: ignore[arg-type]  # mean and std have three values
     if row.fixed_size:

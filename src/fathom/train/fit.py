@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fathom.errors import ConfigError
 from fathom.io.atomic import write_atomic
 from fathom.protocol import load_protocol
 from fathom.train.callbacks import LAST, Curves, Ema, Interrupted, Keeper, Say, save_atomic
-from fathom.train.config import Recipe, SourceConfig, check_names, total_steps
+from fathom.train.config import Recipe, SourceConfig, check_names, sees_pairs, total_steps
 from fathom.train.findings import write_findings
 from fathom.train.lint import lint
 from fathom.train.loader import (
@@ -135,7 +136,9 @@ def fit(
         teacher = make_labels(recipe.distillation, recipe.data.train, train_set, load_teacher)
     num_processes = recipe.hardware.devices * recipe.hardware.num_nodes
     steps = total_steps(recipe, len(train_set), num_processes)
-    make_samples = TrainSamples if recipe.selfsupervised is None else ViewTrainSamples
+    make_samples = (
+        TrainSamples if recipe.selfsupervised is None else partial(ViewTrainSamples, pairs=sees_pairs(recipe))
+    )
     samples = make_samples(
         train_set, Prepare(recipe.data, train_set.ignore_label), recipe.augment, recipe.seed, teacher
     )
@@ -241,7 +244,7 @@ def _val_loader(recipe: Recipe, val_set: DepthDataset) -> DataLoader[dict[str, A
     if wanted is not None and wanted < len(val_set):
         val_set = Subset(val_set, range(wanted), val_set.split)
     crop = None if recipe.validation.whole_frame else recipe.augment.crop
-    make_samples = ValSamples if recipe.selfsupervised is None else ViewValSamples
+    make_samples = ValSamples if recipe.selfsupervised is None else partial(ViewValSamples, pairs=sees_pairs(recipe))
     samples = make_samples(
         val_set, Prepare(recipe.data, val_set.ignore_label), crop, recipe.validation.protocol is not None
     )

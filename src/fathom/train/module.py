@@ -24,7 +24,7 @@ def normalise(image: Tensor, law: InputLaw) -> Tensor:
     """Return pictures as a network wants them.
 
     Args:
-        image: Pictures in 0 to 1, shape (B, 3, H, W).
+        image: Pictures in 0 to 1, shape (B, 3, H, W), or (B, 6, H, W) for pairs.
         law: Its mean, standard deviation and range.
 
     Example:
@@ -32,7 +32,8 @@ def normalise(image: Tensor, law: InputLaw) -> Tensor:
         [2.0, 2.0, 2.0]
     """
     low, high = law.value_range
-    mean, std = (image.new_tensor(values)[:, None, None] for values in (law.mean, law.std))
+    times = image.shape[-3] // 3
+    mean, std = (image.new_tensor(values).repeat(times)[:, None, None] for values in (law.mean, law.std))
     return (image * (high - low) + low - mean) / std
 
 

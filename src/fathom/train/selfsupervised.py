@@ -13,6 +13,7 @@ from fathom import models
 from fathom.errors import ConfigError
 from fathom.geometry.pose import invert_pose, pose_from_axis_angle, pose_from_euler
 from fathom.losses import ViewLoss, Views
+from fathom.losses.views import enlarge
 from fathom.models import InputLaw
 from fathom.models.dispnet import DispNetS
 from fathom.models.garg import Garg2016
@@ -29,6 +30,8 @@ from fathom.train.objective import AnyObjective, LossValue, Output, Window, name
 from fathom.types import DepthKind
 
 _POSE_LAW_OF = {"sfmlearner": "sfmlearner", "monodepth2": "monodepth2-resnet18"}
+_SCALES = 4
+"""At most so many scales are compared, as in all the papers; the two coarsest of DispNet show a few pixels only."""
 _SMALLEST_DEPTH = 1e-3
 """Predictions of networks without limits of their own are taken as at least this depth."""
 
@@ -73,7 +76,7 @@ class Pyramid:
         """
         if self.reads_depth:
             return [next(iter(outputs.values())).clamp(min=_SMALLEST_DEPTH).reciprocal()]
-        names = sorted(name for name in outputs if name.startswith(prefix) and name[len(prefix) :].isdigit())
+        names = sorted(name for name in outputs if name.startswith(prefix) and name[len(prefix) :].isdigit())[:_SCALES]
         maps = [outputs[name] for name in names] or [next(iter(outputs.values()))]
         return [values / width for values in maps] if self.in_px else maps
 
@@ -213,6 +216,9 @@ class ViewObjective(AnyObjective):
         target = _of(batch, "view")
         width = target.shape[-1]
         disparities = self.pyramid.disparities(outputs, width)
+        if self.config.warp == "disparity" and disparities[0].shape[-2:] != target.shape[-2:]:
+            # DispNet ends at half the picture's size, where half the detail of the pictures is lost.
+            disparities = [enlarge(disparities[0], (target.shape[-2], width)), *disparities]
         self.disparity = disparities[0].detach()
         if self.pyramid.shares:
             right = self.pyramid.disparities(outputs, width, "disparity_right_") if self.pyramid.has_right else []

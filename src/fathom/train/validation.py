@@ -169,7 +169,7 @@ class Validation(pl.Callback):
         for task in module.recipe.tasks:
             pred = output_for(outputs, task, None, len(module.recipe.tasks))
             for index in range(min(count, len(pred))):
-                rgb = (batch["image"][index].movedim(0, -1).numpy() * 255).round().astype(np.uint8)
+                rgb = (batch["image"][index, :3].movedim(0, -1).numpy() * 255).round().astype(np.uint8)
                 tiles = [rgb, *self._tiles(task, module, pred[index], batch, index)]
                 height = max(tile.shape[0] for tile in tiles)
                 padded = [np.pad(tile, ((0, height - tile.shape[0]), (0, 4), (0, 0))) for tile in tiles]

@@ -3,7 +3,7 @@
 Beside what every batch holds (`fathom.data.torch_adapter`), with pictures as float32 in 0 to 1:
 
     ====================  ====================================================================
-    ``image``             what the network sees: moved and with changed colours
+    ``image``             what the network sees: moved and with changed colours; both views for a network of pairs
     ``neighbours``        what the pose network sees beside it: changed alike
     ``view``              the picture that is rebuilt: moved, its colours as they were
     ``neighbour_views``   the pictures it is rebuilt from, likewise; so is ``image_right``
@@ -13,6 +13,7 @@ Beside what every batch holds (`fathom.data.torch_adapter`), with pictures as fl
 import inspect
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fathom.data import DATASETS
@@ -65,35 +66,63 @@ def with_views(source: SourceConfig, config: SelfSupervisedConfig) -> SourceConf
 
 
 class ViewTrainSamples(TrainSamples):
-    """Augmented batches of one picture with its other views, by `Pick`; arguments as in `TrainSamples`."""
+    """Augmented batches of one picture with its other views, by `Pick`.
+
+    Args:
+        *args: Those of `TrainSamples`.
+        pairs: Whether the network sees both views of a pair.
+    """
+
+    def __init__(self, *args: Any, pairs: bool = False) -> None:
+        super().__init__(*args)
+        self.pairs = pairs
 
     def __getitem__(self, pick: Pick) -> dict[str, Any]:
         prepared = collate([self.prepare(self.dataset[pick.index])])
         generator = self._generator(pick)
         moved = augment_geometry(prepared, self.augment, generator)
         changed = augment_colour(moved, self.augment, generator)
-        return finish_batch(add_views(changed, moved))
+        return finish_batch(add_views(changed, moved, pairs=self.pairs))
 
 
 class ViewValSamples(ValSamples):
-    """Batches of one unchanged picture with its other views, by index; arguments as in `ValSamples`."""
+    """Batches of one unchanged picture with its other views, by index.
+
+    Args:
+        *args: Those of `ValSamples`.
+        pairs: Whether the network sees both views of a pair.
+    """
+
+    def __init__(self, *args: Any, pairs: bool = False) -> None:
+        super().__init__(*args)
+        self.pairs = pairs
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         batch = super().__getitem__(index)
         for key in _PICTURES:
             if key in batch:
                 batch[key] = as_float(batch[key])
-        return add_views(batch, batch)
+        return add_views(batch, batch, pairs=self.pairs)
 
 
-def add_views(changed: dict[str, Any], plain: dict[str, Any]) -> dict[str, Any]:
+def add_views(changed: dict[str, Any], plain: dict[str, Any], *, pairs: bool = False) -> dict[str, Any]:
     """Add the pictures that are compared to the batch that the networks see.
 
     Args:
         changed: Batch whose colours may have been changed.
         plain: The same batch with its own colours.
+        pairs: Whether the network sees both views of a pair.
+
+    Raises:
+        ConfigError: If it does, and there is one view.
     """
     views = {"view": plain["image"]}
+    if pairs:
+        if "image_right" not in changed:
+            raise ConfigError(
+                "The network sees pairs, and the dataset gives single pictures. Use a set of stereo pairs."
+            )
+        views["image"] = torch.cat([changed["image"], changed["image_right"]], dim=1)
     if "image_right" in plain:
         views["image_right"] = plain["image_right"]
     if "neighbours" in plain:
