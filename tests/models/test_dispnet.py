@@ -50,8 +50,16 @@ def test_rows_match_best_at_their_shift():
     found = correlate_rows(left, features, 7)
     assert found.shape == (2, 8, 5, 20)
     assert (found[..., 4:].argmax(dim=1) == 4).float().mean() > 0.9
-    torch.testing.assert_close(found[:, 4, :, 4:], (features[..., :16] ** 2).mean(dim=1))
+    torch.testing.assert_close(found[:, 4, :, 4:], torch.ones(2, 5, 16))
     assert all((found[:, shift, :, :shift] == 0).all() for shift in range(1, 8))
+
+
+def test_levels_correct_one_another_from_the_given_start():
+    outputs = DispNet(base_channels=2, initial_disparity=5.0)(torch.rand(1, 3, 64, 64))
+    assert all((maps - 5.0).abs().max() < 0.5 for maps in outputs.values())
+    network = DispNet(base_channels=2, initial_disparity=5.0)
+    torch.nn.init.constant_(network.predict[0].bias, 9.0)
+    assert (network(torch.rand(1, 3, 64, 64))["disparity_1"] - 9.0).abs().max() < 0.5
 
 
 def test_dispnet_hands_the_coarse_disparity_down():

@@ -51,22 +51,24 @@ def correlate_rows(left: Tensor, right: Tensor, max_shift: int) -> Tensor:
         max_shift: Largest shift [cells].
 
     Returns:
-        Shape (B, 1 + max_shift, h, w): map d holds the mean over the channels of ``left[x] * right[x - d]``, and 0
-        where x - d lies outside.
+        Shape (B, 1 + max_shift, h, w): map d holds the cosine of ``left[x]`` and ``right[x - d]``, and 0 where x - d
+        lies outside.
 
     Example:
         >>> left = torch.tensor([0.0, 0.0, 2.0]).view(1, 1, 1, 3)
-        >>> right = torch.tensor([0.0, 3.0, 0.0]).view(1, 1, 1, 3)
+        >>> right = torch.tensor([0.0, -3.0, 0.0]).view(1, 1, 1, 3)
         >>> correlate_rows(left, right, 1)[0, :, 0].tolist()
-        [[0.0, 0.0, 0.0], [0.0, 0.0, 6.0]]
+        [[0.0, 0.0, 0.0], [0.0, 0.0, -1.0]]
 
     Reference:
-        Dosovitskiy et al., "FlowNet", ICCV 2015, equation 1, with patches of one cell and along rows.
+        Dosovitskiy et al., "FlowNet", ICCV 2015, equation 1, with patches of one cell, along rows, and of features of
+        length 1: their plain products do not learn from a few dozen pairs (``docs/results.md``).
     """
+    left, right = F.normalize(left, dim=1), F.normalize(right, dim=1)
     padded = F.pad(right, (max_shift, 0))
     width = left.shape[-1]
     shifted = (padded[..., max_shift - shift : max_shift - shift + width] for shift in range(max_shift + 1))
-    return torch.stack([(left * view).mean(dim=1) for view in shifted], dim=1)
+    return torch.stack([(left * view).sum(dim=1) for view in shifted], dim=1)
 
 
 class DispNet(nn.Module):
@@ -77,6 +79,8 @@ class DispNet(nn.Module):
         base_channels: Channels of conv1; all others keep the paper's ratios to it.
         max_shift: For a pair: how far the two views' features are compared along rows [cells of h/4]; the paper's
             DispNetCorr1D has 40. 0: the views are joined at the start, and nothing is compared.
+        initial_disparity: None: each level predicts disparity anew, as in the paper. A number: the coarsest starts
+            there [px], and each finer level corrects what the one below found, which a few thousand steps can learn.
 
     Raises:
         ConfigError: If `max_shift` is given for one picture.
@@ -90,11 +94,17 @@ class DispNet(nn.Module):
         Mayer et al., CVPR 2016, table 1.
     """
 
-    def __init__(self, in_channels: int = 3, base_channels: int = 64, max_shift: int = 0) -> None:
+    def __init__(
+        self,
+        in_channels: int = 3,
+        base_channels: int = 64,
+        max_shift: int = 0,
+        initial_disparity: float | None = None,
+    ) -> None:
         super().__init__()
         if max_shift and in_channels != 6:
             raise ConfigError(f"`max_shift` compares the views of a pair: it needs in_channels=6; got {in_channels}.")
-        self.in_channels, self.max_shift = in_channels, max_shift
+        self.max_shift, self.corrects = max_shift, initial_disparity is not None
         width = base_channels
         compared = width + max_shift + 1 if max_shift else 2 * width
         half = max(width // 2, 1)
@@ -125,6 +135,10 @@ class DispNet(nn.Module):
             if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(module.weight, a=0.1)
                 nn.init.zeros_(cast(Tensor, module.bias))
+        if initial_disparity is not None:
+            for module in self.predict:
+                nn.init.normal_(cast(Tensor, module.weight), std=1e-3)
+            nn.init.constant_(cast(Tensor, self.predict[0].bias), initial_disparity)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """Map (B, in_channels, h, w) to six disparity maps, finest first.
@@ -143,7 +157,7 @@ class DispNet(nn.Module):
             skip = skips.pop()
             coarse = F.interpolate(disparity, size=skip.shape[-2:], mode="bilinear", align_corners=False)
             maps = iconv(torch.cat([crop_like(upconv(maps), skip), skip, coarse], dim=1))
-            disparity = predict(maps)
+            disparity = predict(maps) + coarse if self.corrects else predict(maps)
             outputs[f"disparity_{5 - step}"] = disparity
         return {f"disparity_{scale}": outputs[f"disparity_{scale}"] for scale in range(1, 7)}
 
