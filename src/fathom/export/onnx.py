@@ -61,7 +61,51 @@ def program_to_onnx(program: Any) -> Any:
     except torch.onnx.OnnxExporterError as error:
         raise ModelError(f"The network has no form in ONNX: {str(error).splitlines()[0]}") from error
     assert exported is not None
-    return exported.model_proto
+    return drop_softmax_guards(exported.model_proto)
+
+
+def drop_softmax_guards(model: Any) -> Any:
+    """Drop torch's guard behind the softmax of attention: ``where(isnan(p), 0, p)``, for rows that are masked entirely.
+
+    Where the mask is finite or absent there are none; the guard costs two passes over the largest tensor of a
+    transformer, and hides the attention from the runtimes that have one operation for it.
+
+    Args:
+        model: ONNX model, changed in place.
+
+    Returns:
+        The model.
+    """
+    onnx = require("onnx", "export", "Export to ONNX")
+    nodes = list(model.graph.node)
+    made_by = {name: node for node in nodes for name in node.output}
+    stored = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def is_finite(name: str) -> bool:
+        if name in stored:
+            return bool(np.isfinite(onnx.numpy_helper.to_array(stored[name])).all())
+        node = made_by.get(name)
+        if node is None or node.op_type not in ("MatMul", "Add", "Where"):
+            return False
+        return node.op_type == "MatMul" or all(is_finite(part) for part in node.input[node.op_type == "Where" :])
+
+    instead: dict[str, str] = {}
+    dropped: set[str] = set()
+    for node in nodes:
+        guard = made_by.get(node.input[0]) if node.op_type == "Where" else None
+        softmax = made_by.get(node.input[2]) if node.op_type == "Where" else None
+        if guard is None or softmax is None or guard.op_type != "IsNaN" or softmax.op_type != "Softmax":
+            continue
+        if guard.input[0] == softmax.output[0] and is_finite(softmax.input[0]):
+            instead[node.output[0]] = softmax.output[0]
+            dropped.update((node.output[0], guard.output[0]))
+    kept = [node for node in nodes if node.output[0] not in dropped]
+    for node in kept:
+        for index, name in enumerate(node.input):
+            node.input[index] = instead.get(name, name)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    return model
 
 
 def compact_weights(model: Any, precision: str) -> Any:

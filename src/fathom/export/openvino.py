@@ -33,7 +33,7 @@ def write(job: Job) -> dict[FileRole, Path]:
         onnx.save(wrap_network(onnx.load(graph), job.card), graph)
     model = read_ir(graph)
     if job.precision in ("int8", "int8-weights"):
-        from fathom.export.quantise import quantise_openvino
+        from fathom.export.openvino_int8 import quantise_openvino
 
         model = quantise_openvino(job, model)
     path = job.path(".xml")

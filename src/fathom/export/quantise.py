@@ -1,10 +1,9 @@
-"""Quantisation: static INT8 with ONNX Runtime (QDQ) or OpenVINO (NNCF), dynamic INT8, and weights alone.
+"""Quantisation of ONNX files: static INT8 (QDQ) and dynamic INT8; for OpenVINO see `fathom.export.openvino_int8`.
 
 A symmetric grid with scale s stores x as round(x / s); inside the range the error is at most s / 2. Weights have one
 scale for each output channel, activations one for each tensor, from the smallest and largest value seen on pictures.
 
-References: Jacob et al., CVPR 2018, arXiv 1712.05877 (integer arithmetic); ONNX Runtime, "Quantize ONNX models"; NNCF,
-"Post-training quantization".
+References: Jacob et al., CVPR 2018, arXiv 1712.05877 (integer arithmetic); ONNX Runtime, "Quantize ONNX models".
 """
 
 import io
@@ -78,7 +77,7 @@ def quantise_onnx(job: Job, path: Path) -> list[str]:
     require("onnx", "export", "Quantisation")
     tools = require("onnxruntime.quantization", "export", "Quantisation")
     if job.precision == "int8-dynamic":
-        with _quiet():
+        with quiet():
             # ConvInteger takes unsigned weights only.
             tools.quantize_dynamic(path, path, op_types_to_quantize=list(LAYERS), weight_type=tools.QuantType.QUInt8)
         return []
@@ -109,7 +108,7 @@ def quantise_static(
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         plain = Path(folder, "plain.onnx")
         shape_inference = require("onnxruntime.quantization.shape_inference", "export", "Quantisation")
-        with _quiet():
+        with quiet():
             shape_inference.quant_pre_process(path, plain, skip_symbolic_shape=True)
         model = onnx.load(plain)
         del model.graph.value_info[:]  # what was inferred before folding contradicts what is inferred after it
@@ -151,7 +150,7 @@ class _Static:
 
     def quantise(self, out: Path, *, exclude: Sequence[str] = (), only: Sequence[str] = ()) -> None:
         """Write the quantised file."""
-        with _quiet():
+        with quiet():
             self.tools.quantize_static(
                 self.path,
                 out,
@@ -169,7 +168,7 @@ class _Static:
 
     def loss(self, path: Path, expected: Sequence[npt.NDArray[np.float32]]) -> Sensitivity:
         """Compare a quantised file with the network's outputs."""
-        return _judge(path.stem, _session(path), self.judged, expected)
+        return judge(path.stem, _session(path), self.judged, expected)
 
     def meet(self, bound: float, kept: Sequence[str]) -> list[str]:
         """Keep the most sensitive layers in float32 until delta1 loses less than the bound."""
@@ -223,9 +222,10 @@ def _session(path: Path) -> Run:
     return run
 
 
-def _judge(
+def judge(
     name: str, run: Run, inputs: Sequence[FloatBatch], expected: Sequence[npt.NDArray[np.float32]]
 ) -> Sensitivity:
+    """Compare what a network gives for some inputs with what is expected; `name` goes into the answer."""
     rows = [compare(run(image).ravel(), wanted.ravel()) for image, wanted in zip(inputs, expected, strict=True)]
     return Sensitivity(
         name,
@@ -234,59 +234,8 @@ def _judge(
     )
 
 
-def quantise_openvino(job: Job, model: Any) -> Any:
-    """Quantise an OpenVINO model with NNCF, as a job asks.
-
-    Args:
-        job: Its precision is int8 or int8-weights.
-        model: OpenVINO model with one input (B, 3, h, w).
-
-    Returns:
-        The quantised model.
-
-    Raises:
-        MissingExtraError: If NNCF is not installed.
-    """
-    nncf = require("nncf", "nncf", "Quantisation with OpenVINO")
-    openvino = require("openvino", "openvino", "Quantisation with OpenVINO")
-    with _quiet():
-        if job.precision == "int8-weights":
-            return nncf.compress_weights(model)
-        assert job.calibration, "static quantisation has calibration inputs"
-        types = {node.get_type_name() for node in model.get_ops()}
-        options = {
-            "model_type": nncf.ModelType.TRANSFORMER if "Softmax" in types else None,
-            "preset": nncf.QuantizationPreset.MIXED,
-            "subset_size": len(job.calibration),
-            "ignored_scope": nncf.IgnoredScope(names=_openvino_heads(model)),
-        }
-        data = nncf.Dataset(list(job.calibration))
-        if job.max_delta1_loss is None:
-            return nncf.quantize(model, data, **options)
-        judged = list(job.calibration[:: max(1, len(job.calibration) // NUM_JUDGED)][:NUM_JUDGED])
-        reference = openvino.compile_model(model, "CPU")
-        expected = [np.array(reference(image)[0]) for image in judged]
-
-        def agreement(compiled: Any, images: Any) -> float:
-            # The pictures are ours, in order; NNCF hands over the same ones.
-            return _judge("", lambda image: np.array(compiled(image)[0]), list(images), expected).delta1
-
-        return nncf.quantize_with_accuracy_control(
-            model, data, nncf.Dataset(judged), agreement, max_drop=job.max_delta1_loss, **options
-        )
-
-
-def _openvino_heads(model: Any) -> list[str]:
-    """List the convolutions that give a single channel; see `head_layers`."""
-    return [
-        node.get_friendly_name()
-        for node in model.get_ops()
-        if node.get_type_name() == "Convolution" and node.get_output_partial_shape(0)[1].get_max_length() == 1
-    ]
-
-
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence the converters' own log and progress bars while they work."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
