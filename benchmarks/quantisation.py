@@ -80,7 +80,15 @@ def measure_hub(args: argparse.Namespace, folder: Path) -> None:
 
     exported = args.export or folder / "hub"
     if args.export is None:
-        export_model(args.hub, "openvino", exported, precision="int8", dynamic=False, calibrate=args.calibrate)
+        export_model(
+            args.hub,
+            "openvino",
+            exported,
+            precision="int8",
+            dynamic=False,
+            calibrate=args.calibrate,
+            max_delta1_loss=args.max_delta1_loss,
+        )
     reference = pipeline("depth-estimation", model=args.hub, dtype=torch.float32, device="cpu")
     predictor = Predictor(exported)
     pictures = [
@@ -123,6 +131,7 @@ def main() -> None:
     parser.add_argument("--split", default="val")
     parser.add_argument("--hub", help="folder of Depth Anything V2 Small, as transformers saves it")
     parser.add_argument("--export", type=Path, help="take this int8 export in place of making one")
+    parser.add_argument("--max-delta1-loss", type=float, default=0.01, help="bound of the hub's int8")
     parser.add_argument("--calibrate", type=Path, help="pictures for the ranges of int8")
     parser.add_argument("--pictures", type=Path, help="pictures to compare on; default: the package's photographs")
     parser.add_argument("--num", type=int, default=8, help="how many of them")

@@ -20,6 +20,7 @@ import numpy.typing as npt
 from fathom.errors import ModelError, require
 from fathom.export.job import Job
 from fathom.export.quantise import NUM_JUDGED, FloatBatch, Run, Sensitivity, judge, quiet
+from fathom.runtime.base import thread_count
 
 LAYERS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul")
 BETWEEN = ("Interpolate", "ScaledDotProductAttention")
@@ -152,7 +153,12 @@ def _run(model: Any, *, exact: bool = False) -> Run:
     core = openvino.Core()
     # As `fathom.runtime.openvino` runs int8.
     is_half = not exact and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    compiled = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16" if is_half else "f32"})
+    properties = {
+        "INFERENCE_PRECISION_HINT": "bf16" if is_half else "f32",
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": str(thread_count(None)),
+    }
+    compiled = core.compile_model(model, "CPU", properties)
 
     def run(image: FloatBatch) -> npt.NDArray[np.float32]:
         return np.array(compiled(image)[0])
