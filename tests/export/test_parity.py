@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fathom.errors import InputError
-from fathom.export.parity import TOLERANCES, Tolerance, check_parity, compare, find_pictures, load_pictures
+from fathom.export.parity import TOLERANCES, Tolerance, check_parity, choose_zero, compare, find_pictures, load_pictures
 from fathom.models.cards import InputSpec
 from fathom.types import DepthKind
 from tiny_models import make_photo
@@ -60,6 +60,18 @@ def test_zero_at_the_horizon_is_measured_against_the_floor():
 def test_pixels_that_the_source_leaves_open_do_not_count():
     row = compare(np.array([[5.0, 2.0]]), np.array([[np.nan, 2.0]]))
     assert row["max_relative"] == 0.0 and row["num_not_finite"] == 0
+
+
+def test_what_an_affine_invariant_map_leaves_open_does_not_count():
+    ramp = np.linspace(0.0, 9.0, 1000)[None]
+    wrong = ramp + 0.1  # more than a quarter of every value below 0.4
+    assert compare(wrong, ramp)["delta1"] < 0.98
+    for zero in (-20.0, 0.0, 300.0):
+        row = compare(*choose_zero(wrong + zero, ramp + zero))
+        assert row["delta1"] == 1.0 and row["max_relative"] == pytest.approx(0.1, rel=0.15)
+    assert compare(*choose_zero(ramp + 0.5, ramp))["delta1"] < 0.95
+    same = np.full((1, 4), 2.0)
+    assert compare(*choose_zero(same, same))["max_relative"] == 0.0
 
 
 def test_same_numbers_pass():

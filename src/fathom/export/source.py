@@ -83,6 +83,8 @@ def load_source(model: str | Path, *, weights: Path | None = None) -> Source:
     files = find_model(model)
     if files.card.export is not None:
         raise ModelError(f"{name} is an export of {files.card.export.source} already. Export that model.")
+    if files.card.input.views == 2:
+        raise ModelError(f"{name} sees both pictures of a stereo pair, and exports see one. It runs with torch here.")
     if "safetensors" not in files.card.files:
         return Source(files.card, None, files, files.sha256(files.card.graph_role))
     architecture = files.card.architecture
