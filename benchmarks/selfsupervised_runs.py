@@ -347,7 +347,14 @@ RUNS: dict[str, tuple[Callable[[argparse.Namespace, Recipe], dict[str, Any]], st
     "middlebury-pairs": (
         middlebury,
         "dispnet-stereo-small",
-        ("data.resize=[256, 320]", "augment.crop=[192, 256]", "augment.slide=[-8.0, 16.0]", "steps=600"),
+        (
+            "data.resize=[256, 320]",
+            "augment.crop=[192, 256]",
+            "augment.slide=[-8.0, 16.0]",
+            "optimiser.lr=5.0e-4",
+            "steps=500",
+            "validation.every_steps=500",
+        ),
     ),
     "kitti360-sfmlearner": (kitti360, "unet-video-small", ("data.resize=[96, 352]", SFMLEARNER)),
     "kitti360-monodepth2": (kitti360, "unet-video-small", ("data.resize=[96, 352]",)),
