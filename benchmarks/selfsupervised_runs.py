@@ -350,8 +350,8 @@ RUNS: dict[str, tuple[Callable[[argparse.Namespace, Recipe], dict[str, Any]], st
         (
             "data.resize=[256, 320]",
             "augment.crop=[192, 256]",
-            "augment.slide=[-8.0, 16.0]",
-            "optimiser.lr=5.0e-4",
+            "augment.slide=[-4.0, 8.0]",
+            "optimiser.lr=4.0e-4",
             "steps=500",
             "validation.every_steps=500",
         ),
