@@ -192,6 +192,7 @@ def half(sample: Sample) -> Sample:
     return resize_sample(sample, 60, 80)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # where the tests may use one core only
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_loader(workers: int) -> None:
     loader = make_loader(Planes(), 3, shuffle=True, num_workers=workers, transform=half, seed=1)

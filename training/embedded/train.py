@@ -165,7 +165,7 @@ def batches(args: argparse.Namespace, start: int, queue: Queue) -> None:
     print({n: (len(sets[n]), sum(i.log_depth is not None for i in sets[n])) for n in names}, flush=True)
     for step in range(start, args.steps):
         rng = np.random.default_rng([args.seed, step])
-        stage = next(s for s in STAGES if step < s[0] * args.steps)
+        stage = STAGES[-1] if args.large else next(s for s in STAGES if step < s[0] * args.steps)
         shape = stage[1:][rng.choice(3, p=[0.8, 0.08, 0.12])]
         rows: list[tuple[np.ndarray, ...]] = []
         for _ in range(args.batch):
@@ -352,6 +352,7 @@ def main() -> None:
     start.add_argument("--start", type=Path, help="what prune.py wrote")
     start.add_argument("--again", type=Path, help="last.pt of an earlier run: begin with its averaged weights")
     parser.add_argument("--metric", type=Path, help="what metric.py wrote")
+    parser.add_argument("--large", action="store_true", help="the last stage alone, for a short round at a low rate")
     parser.add_argument("--teacher", type=Path, required=True, help="folder of Depth Anything V2 Small (transformers)")
     parser.add_argument("--feature-weight", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=4400)
@@ -400,7 +401,7 @@ def main() -> None:
         joint.train()
         with torch.autocast("cpu", torch.bfloat16):
             raw, log_depth, taps = joint(image.to(memory_format=torch.channels_last))
-            imitate = step % IMITATE == 0 and step < STAGES[0][0] * args.steps
+            imitate = not args.large and step % IMITATE == 0 and step < STAGES[0][0] * args.steps
             wanted = teacher(image) if imitate else None
         loss = general_loss(raw, label, mask)
         if wanted:
