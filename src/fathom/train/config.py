@@ -359,7 +359,7 @@ def _check_views(recipe: Recipe) -> None:
     ]
     if given:
         raise ValueError(f"`selfsupervised` makes the loss, so `{given[0]}` has no effect. Remove one of the two.")
-    if recipe.selfsupervised.stereo and recipe.augment.rotate_deg:
+    if views.stereo and recipe.augment.rotate_deg:
         raise ValueError(
             "A stereo pair cannot be rolled: its rows would no longer match. Set `augment.rotate_deg` to 0."
         )
