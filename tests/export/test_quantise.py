@@ -1,5 +1,7 @@
 """Quantisation: the error of the grid, what stays in float32, and the bound on delta1."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -95,3 +97,26 @@ def test_head_layers_are_found_by_their_width():
     model.graph.node[0].name = "head"
     assert head_layers(model) == ["head"]
     assert head_layers(one_conv(np.ones((2, 3, 3, 3), np.float32))) == []
+
+
+def test_dynamic_quantisation_may_turn_a_weight_round(job, tmp_path):
+    # Gemm with transB, whose weight has a stated shape, as torch's exporter leaves it.
+    weight = RNG.normal(size=(4, 12)).astype(np.float32)
+    nodes = [
+        onnx.helper.make_node("Flatten", ["image"], ["flat"]),
+        onnx.helper.make_node("Gemm", ["flat", "w"], ["depth"], transB=1),
+    ]
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        nodes,
+        "gemm",
+        [value("image", 1, [1, 3, 2, 2])],
+        [value("depth", 1, [1, 4])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+        value_info=[value("w", 1, [4, 12])],
+    )
+    path = tmp_path / "gemm.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10), path)
+    quantise_onnx(replace(job, precision="int8-dynamic"), path)
+    onnx.checker.check_model(onnx.load(path))
+    assert any(node.op_type == "MatMulInteger" for node in onnx.load(path).graph.node)

@@ -74,9 +74,12 @@ def quantise_onnx(job: Job, path: Path) -> list[str]:
         ModelError: If the bound on delta1 cannot be met.
         MissingExtraError: If onnx is not installed.
     """
-    require("onnx", "export", "Quantisation")
+    onnx = require("onnx", "export", "Quantisation")
     tools = require("onnxruntime.quantization", "export", "Quantisation")
     if job.precision == "int8-dynamic":
+        model = onnx.load(path)
+        del model.graph.value_info[:]  # it holds shapes of weights, too, which the tool transposes
+        onnx.save(model, path)
         with quiet():
             # ConvInteger takes unsigned weights only.
             tools.quantize_dynamic(path, path, op_types_to_quantize=list(LAYERS), weight_type=tools.QuantType.QUInt8)
