@@ -70,7 +70,8 @@ def run(recipe: Recipe, options: argparse.Namespace, train_set: DepthDataset, va
     source = recipe.data.train.model_copy(update={"dataset": train_set.name, "split": train_set.split, "options": {}})
     data = recipe.data.model_copy(update={"train": source, "val": source.model_copy(update={"split": val_set.split})})
     recipe = recipe.model_copy(update={"data": data})
-    train_set, val_set = (Kept(dataset, size) for dataset in (train_set, val_set))
+    if recipe.selfsupervised is None or recipe.selfsupervised.rotation == "learned":  # features want the full size
+        train_set, val_set = (Kept(dataset, size) for dataset in (train_set, val_set))
     network = None
     if options.encoder is not None:
         torch.manual_seed(recipe.seed)
@@ -226,18 +227,29 @@ def path_errors(folder: Path, recipe: Recipe, dataset: DepthDataset) -> dict[str
 
     from fathom.data.torch_adapter import collate
     from fathom.train.selfsupervised import find_motions, load_partner
+    from fathom.train.views import WithRotations
 
     config = recipe.selfsupervised
     assert config is not None and recipe.data.resize is not None
     partner, step = load_partner(folder, config), max(config.neighbours)
+    dataset = WithRotations(dataset) if config.rotation == "matched" else dataset
     found, truth = [], []
     for index in range(0, len(dataset), step):
         sample = dataset[index]
         batch = collate([resize_sample(sample, *recipe.data.resize)])
         with torch.no_grad():
-            motions, _ = find_motions(partner, batch["image"] / 255.0, batch["neighbours"] / 255.0, config)
+            motions, _ = find_motions(
+                partner,
+                batch["image"] / 255.0,
+                batch["neighbours"] / 255.0,
+                config,
+                rotations=batch["neighbour_poses"] if config.rotation == "matched" else None,
+                intrinsics=batch["intrinsics"],
+            )
         found.append(motions[0, config.neighbours.index(step)].double().numpy())
         truth.append(np.asarray(sample.meta["pose"], np.float64))
+    if len(found) < 5:
+        return {"frames_apart": step, "snippets": 0}
     path, poses = chain_motions(np.stack(found))[:-1], np.stack(truth)
     line = np.tile(np.eye(4), (len(truth), 1, 1))
     line[:, 2, 3] = np.arange(len(truth))
@@ -256,12 +268,15 @@ def score_video(run_folder: Path, train_set: DepthDataset, test_set: DepthDatase
     """Score depth on frames that were kept out of training, median-scaled, beside baselines."""
     predictor = Predictor(run_folder, runtime="torch")
     scored = depths_of(test_set, cap)
-    rows, scores = [], []
+    rows, scores, plain = [], [], []
     for index, (truth, mask) in enumerate(scored):
         sample = test_set[index]
         depth = predictor.predict(sample.image)
         pred = np.asarray(depth.values, np.float64)
-        scores.append(abs_rel_median(pred, truth, mask & depth.valid_mask))
+        usable = mask & depth.valid_mask
+        scores.append(abs_rel_median(pred, truth, usable))
+        if depth.kind is DepthKind.METRIC_DEPTH:
+            plain.append(float(relative_errors(pred, truth, usable).mean()))
         if index % 3 == 0:
             scaled = np.clip(pred * np.median(truth[mask]) / np.median(pred[mask]), 0, cap)
             rows.append([sample.image, painted(scaled, depth.valid_mask, DepthKind.METRIC_DEPTH)])
@@ -271,6 +286,7 @@ def score_video(run_folder: Path, train_set: DepthDataset, test_set: DepthDatase
         "frames": len(scores),
         "abs_rel": round(float(np.mean(scores)), 4),
         "per_frame": [round(score, 4) for score in scores],
+        "abs_rel_in_metres": round(float(np.mean(plain)), 4) if plain else None,
         "baselines": {name: round(value, 4) for name, value in baselines.items()},
         "below_best_baseline": round(1.0 - float(np.mean(scores)) / min(baselines.values()), 4),
     }
@@ -307,12 +323,11 @@ def seven_scenes(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
     sets = [open_dataset("7-scenes", root, frames=part, **around) for part in (train, test)]
     seconds = run(recipe, options, *sets)
     seen, unseen = (open_dataset("7-scenes", root, frames=part) for part in (train, test))
-    return {
-        "seconds": seconds,
-        **score_video(options.out, seen, unseen, cap=10.0),
-        "path_kept_out": path_errors(options.out, recipe, sets[1]),
-        "path_training": path_errors(options.out, recipe, sets[0]),
-    }
+    result = {"seconds": seconds, **score_video(options.out, seen, unseen, cap=10.0)}
+    if recipe.selfsupervised.pose != "given":
+        result["path_kept_out"] = path_errors(options.out, recipe, sets[1])
+        result["path_training"] = path_errors(options.out, recipe, sets[0])
+    return result
 
 
 def kitti_path(options: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
@@ -360,6 +375,18 @@ RUNS: dict[str, tuple[Callable[[argparse.Namespace, Recipe], dict[str, Any]], st
     "kitti360-monodepth2": (kitti360, "unet-video-small", ("data.resize=[96, 352]",)),
     # The camera moves 2 cm from frame to frame, less than a pixel of parallax.
     "7scenes": (seven_scenes, "unet-video-small", ("data.resize=[128, 160]", "selfsupervised.neighbours=[-3, 3]")),
+    "7scenes-poses": (
+        seven_scenes,
+        "unet-video-small",
+        (
+            "data.resize=[128, 160]",
+            "selfsupervised.neighbours=[-6, -3, 3, 6]",
+            "selfsupervised.pose=given",
+            "selfsupervised.pose_options={}",
+            "model.kind=metric_depth",
+            "model.options.head_options.initial_depth=2.0",
+        ),
+    ),
     "kitti-path": (kitti_path, "unet-video-small", ()),
 }
 """Function, recipe, and what the data changes in it."""

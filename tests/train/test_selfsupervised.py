@@ -1,12 +1,13 @@
 """Training from other views: what fits together, batches, whole runs, and what a run leaves."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from view_helpers import make_video
+from view_helpers import make_video, texture
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("lightning", reason="training needs Lightning (pip install 'fathom-depth[train]')")
@@ -17,7 +18,8 @@ from fathom.data import DepthDataset, open_dataset  # noqa: E402
 from fathom.data.batch_transforms import AugmentConfig  # noqa: E402
 from fathom.errors import ConfigError, InputError, KindError, ModelError, ShapeError  # noqa: E402
 from fathom.export.source import load_source  # noqa: E402
-from fathom.geometry.pose import invert_pose  # noqa: E402
+from fathom.geometry.pose import invert_pose, pose_from_axis_angle  # noqa: E402
+from fathom.geometry.warp import warp_by_depth  # noqa: E402
 from fathom.predict import Predictor  # noqa: E402
 from fathom.protocol import load_protocol  # noqa: E402
 from fathom.train.config import Recipe, SourceConfig, monitored_score  # noqa: E402
@@ -86,6 +88,8 @@ def video(tmp_path_factory):
         ({**STEREO, "warp": "linearised"}, "photometric: squared"),
         ({**STEREO, "nominal_baseline": 0.1}, "warp: depth"),
         ({**STEREO, "full_resolution": True}, "warp: depth"),
+        ({**VIDEO, "pose": "given"}, "`pose: given` has none"),
+        ({**STEREO, "rotation": "matched"}, "network for the motion"),
     ],
 )
 def test_options_that_do_not_fit_together_are_refused(video, section, words):
@@ -238,6 +242,29 @@ def test_the_true_disparity_costs_least_in_every_warp(video):
     assert costs[1] < 0.2 * min(costs[0], costs[2])
 
 
+def test_given_motion_makes_depth_metric(video, tmp_path):
+    root = tmp_path / "video"
+    shutil.copytree(video, root)
+    (root / "poses").mkdir()
+    # Two pixels a frame and six from left to right: the camera moves a third of the baseline to the right.
+    rows = [f"1 0 0 {frame * 0.5 / 3} 0 1 0 0 0 0 1 0" for frame in range(5)]
+    (root / "poses" / "00.txt").write_text("\n".join(rows))
+    section = {"warp": "depth", "neighbours": [-1, 1], "pose": "given", "smoothness_weight": 0.0}
+    for flip in (0.0, 1.0):
+        batch, _ = batch_of(root, section, AugmentConfig(flip=flip))
+        model = {"name": "unet", "kind": "metric_depth", "options": {"base_channels": 2}}
+        recipe = make_recipe(root, model, section)
+        objective = ViewObjective(recipe, models.build("unet", base_channels=2), None)
+        assert objective.partner is None
+        focal = float(batch["intrinsics"][0, 0, 0])
+        costs = [float(objective(torch.full((1, 1, 64, 128), focal * 0.5 / d), batch).total) for d in (3.0, 6.0, 9.0)]
+        assert costs[1] < 0.3 * min(costs[0], costs[2])
+    with pytest.raises(ConfigError, match="frames all have poses"):
+        objective(torch.ones(1, 1, 64, 128), {k: v for k, v in batch.items() if k != "neighbour_poses"})
+    with pytest.raises(ConfigError, match="no network for motion"):
+        load_partner(tmp_path, recipe.selfsupervised)
+
+
 class Fixed(torch.nn.Module):
     """A pose network that sees only which picture is the brighter one."""
 
@@ -256,6 +283,41 @@ def test_the_motion_to_an_earlier_frame_is_that_from_it_turned_round():
     torch.testing.assert_close(invert_pose(motions[:, 0]), motions[:, 1])
     with pytest.raises(ConfigError, match="names 2"):
         find_motions(Fixed(), image, sources[:, :1], config)
+
+
+class Still(torch.nn.Module):
+    """A pose network that sees no motion, and remembers what it saw."""
+
+    def forward(self, first, second):
+        self.seen = first, second
+        return torch.zeros(len(first), 1, 6)
+
+
+def test_neighbours_are_turned_back_before_the_pose_network_sees_them():
+    config = parse_config({**VIDEO, "rotation": "matched"}, SelfSupervisedConfig)
+    intrinsics = torch.tensor([[[60.0, 0, 40], [0, 60, 32], [0, 0, 1]]])
+    angle = torch.tensor([[[0.0, 0.1, 0.0], [0.0, -0.1, 0.0]]])
+    rotations = pose_from_axis_angle(angle.flatten(0, 1), torch.zeros(2, 3)).unflatten(0, (1, 2))
+    image = torch.from_numpy(texture(64, 80))[None, None].expand(1, 3, -1, -1) / 255
+    ones = torch.ones(1, 1, 64, 80)
+    # What a turned camera sees is the picture read at the opposite rotation.
+    back = invert_pose(rotations[0])
+    sources = torch.stack([warp_by_depth(image, ones, one[None], intrinsics)[0] for one in back], dim=1)
+    partner = Still()
+    motions, _ = find_motions(partner, image, sources, config, rotations=rotations, intrinsics=intrinsics)
+    torch.testing.assert_close(motions, rotations)
+    (earlier, now), (_, later) = zip(*partner.seen, strict=True)  # in the order of time
+    middle = (..., slice(4, -4), slice(10, -10))
+    for seen in (earlier, later):
+        assert (seen - now)[middle].abs().mean() < 0.05 * now.std()
+    find_motions(partner, image, sources, config)
+    assert (partner.seen[0][0] - now)[middle].abs().mean() > 0.5 * now.std()
+
+
+def test_a_video_run_matches_features_first(video, tmp_path):
+    pytest.importorskip("cv2")
+    fit(make_recipe(video, MONODEPTH2, {**VIDEO, "rotation": "matched"}), tmp_path / "run", say=lambda line: None)
+    assert (tmp_path / "run" / "pose.safetensors").exists()
 
 
 def test_a_stereo_run_gives_a_model_that_predicts_disparity(video, tmp_path):

@@ -26,10 +26,14 @@ class SelfSupervisedConfig(StrictConfig):
     """Use the second view of a stereo pair."""
     neighbours: tuple[int, ...] = ()
     """Offsets of the frames of a video that are used, for instance [-1, 1]."""
-    pose: Literal["sfmlearner", "monodepth2"] | None = None
-    """Network that finds the motion to the neighbours; it is trained together with the depth network."""
+    pose: Literal["sfmlearner", "monodepth2", "given"] | None = None
+    """Network that finds the motion to the neighbours; it is trained together with the depth network. given: no
+    network, the motion that the dataset knows (odometry, a tracker), so that depth is in metres."""
     pose_options: dict[str, Any] = Field(default_factory=dict)
     """Options of its builder; trunk widths, for instance base_channels."""
+    rotation: Literal["learned", "matched"] = "learned"
+    """matched: features tell how the camera turned, pictures are turned back, and the network finds what is left. For
+    cameras held by hand, whose turning hides the little parallax there is."""
     nominal_baseline: float | None = Field(default=None, gt=0)
     """Baseline that every stereo pair is taken to have [units of depth]; null: the camera's own, so that depth is in
     metres."""
@@ -76,9 +80,14 @@ class SelfSupervisedConfig(StrictConfig):
             "`neighbours` holds an offset twice. Name each once.": len(set(self.neighbours)) < len(self.neighbours),
             f"`warp: {self.warp}` shifts along rows, so it needs `stereo: true` and no `neighbours`. For video set "
             "`warp: depth`.": self.warp != "depth" and (not self.stereo or bool(self.neighbours)),
-            "`neighbours` need a network for the motion. Set `pose`.": bool(self.neighbours) and self.pose is None,
+            "`neighbours` need their motion. Set `pose`.": bool(self.neighbours) and self.pose is None,
             "`pose` finds the motion to `neighbours`, and there are none. Remove it.": self.pose is not None
             and not self.neighbours,
+            "`rotation: matched` belongs to a network for the motion. Set `pose: monodepth2` or sfmlearner.": (
+                self.rotation == "matched" and self.pose in (None, "given")
+            ),
+            "`pose_options` belong to a network, and `pose: given` has none. Remove them.": self.pose == "given"
+            and bool(self.pose_options),
             "`left_right_weight` compares disparities. Set `warp: disparity`, or remove it.": self.left_right_weight > 0
             and self.warp != "disparity",
             "`explainability_weight` needs `pose: sfmlearner` and `choose: mean`.": self.explainability_weight > 0

@@ -50,7 +50,7 @@ from fathom.train.selfsupervised import ViewObjective
 from fathom.train.teacher import LoadTeacher, make_labels
 from fathom.train.validation import Validation
 from fathom.train.view_watch import ViewWatch
-from fathom.train.views import ViewTrainSamples, ViewValSamples, with_views
+from fathom.train.views import ViewTrainSamples, ViewValSamples, WithRotations, with_views
 
 SUMMARY_FILE = "summary.json"
 
@@ -131,6 +131,8 @@ def fit(
     train_set = train_set if train_set is not None else _open(recipe.data.train, recipe)
     if val_set is None and recipe.data.val is not None:
         val_set = _open(recipe.data.val, recipe)
+    if recipe.selfsupervised is not None and recipe.selfsupervised.rotation == "matched":
+        train_set, val_set = WithRotations(train_set), WithRotations(val_set) if val_set is not None else None
     teacher = None
     if recipe.distillation is not None:
         teacher = make_labels(recipe.distillation, recipe.data.train, train_set, load_teacher)

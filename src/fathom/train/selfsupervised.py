@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fathom import models
 from fathom.errors import ConfigError
 from fathom.geometry.pose import invert_pose, pose_from_axis_angle, pose_from_euler
+from fathom.geometry.warp import warp_by_depth
 from fathom.losses import ViewLoss, Views
 from fathom.losses.views import enlarge
 from fathom.models import InputLaw
@@ -134,10 +135,10 @@ def _checked(pyramid: Pyramid, kind: DepthKind, config: SelfSupervisedConfig) ->
         DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH,
     ):
         raise ConfigError(f"`warp: depth` needs a network that gives depth; this one gives {kind}. Choose another.")
-    elif kind is DepthKind.METRIC_DEPTH and (not config.stereo or config.nominal_baseline is not None):
+    elif kind is DepthKind.METRIC_DEPTH and not _knows_metres(config):
         raise ConfigError(
-            "Without the true baseline of a stereo pair nothing says how long a metre is. Set "
-            "`model.kind: scale_invariant_depth`, or `stereo: true` without `nominal_baseline`."
+            "Without given motion or the true baseline of a stereo pair nothing says how long a metre is. Set "
+            "`model.kind: scale_invariant_depth`, `pose: given`, or `stereo: true` without `nominal_baseline`."
         )
     elif pyramid.reads_depth and kind is DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH:
         raise ConfigError(
@@ -146,13 +147,17 @@ def _checked(pyramid: Pyramid, kind: DepthKind, config: SelfSupervisedConfig) ->
     return pyramid
 
 
+def _knows_metres(config: SelfSupervisedConfig) -> bool:
+    return config.pose == "given" or (config.stereo and config.nominal_baseline is None)
+
+
 def build_partner(config: SelfSupervisedConfig) -> nn.Module | None:
     """Build the network for the motion to the neighbours; None where none is needed.
 
     Raises:
         ModelError: If an option is unknown.
     """
-    if config.pose is None:
+    if config.pose in (None, "given"):
         return None
     options = dict(config.pose_options)
     try:
@@ -176,7 +181,7 @@ class ViewObjective(AnyObjective):
 
     Attributes:
         pyramid: How the outputs are read.
-        translations: Length of the motion to each neighbour in the latest step, detached; None without neighbours.
+        translations: Length of the motion to each neighbour in the latest step, detached; None where none is predicted.
         disparity: Finest disparity of the latest step, detached.
 
     Raises:
@@ -191,7 +196,7 @@ class ViewObjective(AnyObjective):
         self.weigh = None
         self.pyramid = pyramid_of(network, self.kind, self.config)
         options = self.config.model_dump(
-            exclude={"stereo", "neighbours", "pose", "pose_options", "nominal_baseline", "warp"}
+            exclude={"stereo", "neighbours", "pose", "pose_options", "rotation", "nominal_baseline", "warp"}
         )
         self.loss = ViewLoss(self.config.warp, **options)
         self.partner = build_partner(self.config)
@@ -242,11 +247,21 @@ class ViewObjective(AnyObjective):
         pictures: list[Tensor] = []
         motions: list[Tensor] = []
         masks: list[Tensor] = []
-        if self.partner is not None:
-            found, masks = find_motions(self.partner, batch["image"], _of(batch, "neighbours"), self.config)
+        if self.config.neighbours:
+            if self.partner is None:
+                found = _of(batch, "neighbour_poses")
+            else:
+                found, masks = find_motions(
+                    self.partner,
+                    batch["image"],
+                    _of(batch, "neighbours"),
+                    self.config,
+                    rotations=_of(batch, "neighbour_poses") if self.config.rotation == "matched" else None,
+                    intrinsics=_of(batch, "intrinsics"),
+                )
+                self.translations = found[:, :, :3, 3].detach().norm(dim=-1)
             pictures.append(_of(batch, "neighbour_views"))
             motions.append(found)
-            self.translations = found[:, :, :3, 3].detach().norm(dim=-1)
         if self.config.stereo:
             right = _of(batch, "image_right")
             pictures.append(right[:, None])
@@ -275,7 +290,13 @@ def stereo_motion(batch: Mapping[str, Any], nominal_baseline: float | None) -> T
 
 
 def find_motions(
-    partner: nn.Module, image: Tensor, sources: Tensor, config: SelfSupervisedConfig
+    partner: nn.Module,
+    image: Tensor,
+    sources: Tensor,
+    config: SelfSupervisedConfig,
+    *,
+    rotations: Tensor | None = None,
+    intrinsics: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Ask the partner for the motion from the picture to each neighbour.
 
@@ -284,6 +305,9 @@ def find_motions(
         image: The picture, colours in [0, 1], shape (B, 3, H, W).
         sources: Its neighbours in the order of `config.neighbours`, shape (B, S, 3, H, W).
         config: The section `selfsupervised`.
+        rotations: Known part of the motions, without translation, shape (B, S, 4, 4): the neighbours are turned back
+            by it before the partner sees them. Needs `intrinsics`.
+        intrinsics: Of all the pictures, shape (B, 3, 3).
 
     Returns:
         motions: Picture to neighbour, in the unit of the predicted depth, shape (B, S, 4, 4).
@@ -298,6 +322,16 @@ def find_motions(
             f"The batch has {count} neighbours, and `selfsupervised.neighbours` names {len(config.neighbours)}. Make "
             "the two agree."
         )
+    if rotations is not None:
+        assert intrinsics is not None, "turning a picture back needs its camera"
+        # Without translation every depth gives the same picture.
+        turned, _ = warp_by_depth(
+            sources.flatten(0, 1),
+            sources.new_ones(batch_size * count, 1, *sources.shape[-2:]),
+            rotations.flatten(0, 1),
+            intrinsics.repeat_interleave(count, dim=0),
+        )
+        sources = turned.unflatten(0, (batch_size, count))
     law = _pose_law(config)
     image, sources = normalise(image, law), normalise(sources, law)
     masks: list[Tensor] = []
@@ -317,11 +351,12 @@ def find_motions(
         six = partner(torch.where(swap, neighbours, pictures), torch.where(swap, pictures, neighbours)).float()[:, 0]
         forward = pose_from_axis_angle(six[:, :3], six[:, 3:])
         motions = torch.where(earlier[:, None, None], invert_pose(forward), forward)
-    return motions.unflatten(0, (batch_size, count)), masks
+    motions = motions.unflatten(0, (batch_size, count))
+    return motions if rotations is None else rotations @ motions, masks
 
 
 def _pose_law(config: SelfSupervisedConfig) -> InputLaw:
-    assert config.pose is not None, "asked for only with a pose network"
+    assert config.pose in _POSE_LAW_OF, "asked for only with a pose network"
     return models.entry(_POSE_LAW_OF[config.pose]).input_law
 
 
@@ -338,7 +373,7 @@ def load_partner(folder: str | Path, config: SelfSupervisedConfig) -> nn.Module:
     """
     partner = build_partner(config)
     if partner is None:
-        raise ConfigError(f"The run in '{folder}' learned from stereo alone and has no network for motion.")
+        raise ConfigError(f"The run in '{folder}' learned from stereo or given motion and has no network for motion.")
     load_weights(partner, Path(folder) / POSE_FILE)
     return partner.eval()
 
@@ -358,6 +393,7 @@ def _of(batch: Mapping[str, Any], key: str) -> Tensor:
         cures = {
             "image_right": "Use a set with stereo pairs, with `stereo: true` where its reader has that option.",
             "neighbours": "Set the reader's `neighbours`, and use a set with video.",
+            "neighbour_poses": "Use a set whose frames all have poses, or a network for `selfsupervised.pose`.",
             "intrinsics": "Use a set with a camera, or give the reader its intrinsics.",
             "baseline_m": "Use a set with a baseline, or set `selfsupervised.nominal_baseline`.",
         }

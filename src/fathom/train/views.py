@@ -11,18 +11,24 @@ Beside what every batch holds (`fathom.data.torch_adapter`), with pictures as fl
 """
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fathom.data import DATASETS
+from fathom.data.base import DepthDataset
 from fathom.data.batch_transforms import augment_colour, augment_geometry
+from fathom.data.rotation import match_rotation
 from fathom.data.torch_adapter import collate
 from fathom.errors import ConfigError
 from fathom.train.config import SourceConfig
 from fathom.train.config_views import SelfSupervisedConfig
 from fathom.train.loader import Pick, TrainSamples, ValSamples, finish_batch
+from fathom.types import Sample
 
 _PICTURES = ("image", "image_right", "neighbours")
 
@@ -63,6 +69,37 @@ def with_views(source: SourceConfig, config: SelfSupervisedConfig) -> SourceConf
                 "from the reader's options: it follows from that section."
             )
     return source.model_copy(update={"options": {**source.options, **wanted}})
+
+
+class WithRotations(DepthDataset):
+    """A dataset of video whose ``meta["neighbour_poses"]`` say how the camera turned, found by matching features.
+
+    Args:
+        dataset: With neighbours and a camera; poses that it knows are not used.
+
+    Raises:
+        ConfigError: If a sample has no camera.
+    """
+
+    def __init__(self, dataset: DepthDataset) -> None:
+        self.dataset, self.name, self.split, self.kind = dataset, dataset.name, dataset.split, dataset.kind
+        self.ignore_label = dataset.ignore_label
+        self._found: dict[int, npt.NDArray[np.float64]] = {}
+
+    def __len__(self) -> int:
+        """Return how many samples there are."""
+        return len(self.dataset)
+
+    def read(self, index: int) -> Sample:
+        """Read one sample; matching takes a tenth of a second, so it is done once for each."""
+        sample = self.dataset.read(index)
+        if index not in self._found:
+            if sample.camera is None:
+                raise ConfigError("`rotation: matched` needs a camera. Give the reader its intrinsics.")
+            matrix = sample.camera.intrinsics
+            turns = [match_rotation(sample.image, other, matrix) for other in sample.meta["neighbours"]]
+            self._found[index] = np.stack(turns)
+        return replace(sample, meta={**sample.meta, "neighbour_poses": self._found[index]})
 
 
 class ViewTrainSamples(TrainSamples):
