@@ -231,7 +231,7 @@ def path_errors(folder: Path, recipe: Recipe, dataset: DepthDataset) -> dict[str
 
     config = recipe.selfsupervised
     assert config is not None and recipe.data.resize is not None
-    partner, step = load_partner(folder, config), max(config.neighbours)
+    partner, step = load_partner(folder, config), min(offset for offset in config.neighbours if offset > 0)
     dataset = WithRotations(dataset) if config.rotation == "matched" else dataset
     found, truth = [], []
     for index in range(0, len(dataset), step):

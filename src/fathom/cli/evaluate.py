@@ -98,13 +98,14 @@ def explain(
 
 def _open(made: Mapping[str, Any]) -> Any:
     """Load a model, or open a folder of saved predictions."""
-    from fathom.evaluate import SavedPredictions
+    from fathom.evaluate import FromPair, SavedPredictions
 
     if "folder" in made:
         return SavedPredictions.from_json(made)
     from fathom.predict import Predictor
 
-    return Predictor(made["model"]).predict
+    predictor = Predictor(made["model"])
+    return FromPair(predictor.predict) if predictor.card.input.views == 2 else predictor.predict
 
 
 def _name(made: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ module of its own, so that importing this package never imports torch.
 """
 
 from fathom.evaluate.explain import Explanation, Share, explain
-from fathom.evaluate.loop import RANGE_EDGES, Predict, evaluate, evaluate_protocols, predict_for
+from fathom.evaluate.loop import RANGE_EDGES, FromPair, Predict, evaluate, evaluate_protocols, predict_for
 from fathom.evaluate.pictures import contact_sheet, plot_report, report_html, write_report
 from fathom.evaluate.records import ImageRecord, Report, SkippedImage
 from fathom.evaluate.runs import Run, evaluate_all
@@ -16,6 +16,7 @@ from fathom.evaluate.tables import models_markdown, protocols_markdown, report_m
 __all__ = [
     "RANGE_EDGES",
     "Explanation",
+    "FromPair",
     "ImageRecord",
     "Interval",
     "PairedDifference",

@@ -4,7 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +21,22 @@ from fathom.types import Depth, DepthKind, InvalidReason, Sample
 
 Predict = Callable[..., Depth]
 """Any callable from an image, uint8 RGB (H, W, 3), to a `Depth`; with given intrinsics it also takes ``camera=``."""
+
+
+@dataclass(frozen=True)
+class FromPair:
+    """A model that sees both views of a rectified stereo pair; the scoring loop gives it those of the sample.
+
+    Args:
+        predict: Called as ``predict(image, right=...)``, such as ``Predictor(...).predict`` of such a model.
+    """
+
+    predict: Predict
+
+    def __call__(self, image: NDArray[np.uint8], **views: Any) -> Depth:
+        """Predict the depth of the first view."""
+        return self.predict(image, **views)
+
 
 RANGE_EDGES = (0.0, 2.0, 4.0, 6.0, 10.0, 20.0, 40.0, 80.0)
 """Distances [m] between which the breakdown by range counts."""
@@ -42,7 +58,8 @@ def evaluate(
     """Score a model, or saved predictions, under one protocol.
 
     Args:
-        predict: Any callable from an image to a `Depth`, such as ``Predictor(...).predict``; or saved predictions.
+        predict: Any callable from an image to a `Depth`, such as ``Predictor(...).predict``, within `FromPair` if it
+            sees stereo pairs; or saved predictions.
         samples: Pictures with ground truth: a dataset, or any iterable. ``meta["id"]`` names a sample;
             ``meta["scene"]`` is its clip where the protocol fits one scale for each clip.
         protocol: How to score.
@@ -344,14 +361,32 @@ def _feed(predict: Predict, sample: Sample, protocol: Protocol) -> tuple[Predict
         if sample.camera is None:
             raise InputError(f"{protocol.name} gives the true camera, and this data has none. Use other data.")
         call = partial(predict, camera=sample.camera)
+    views = [image, _second_view(sample, protocol)] if isinstance(predict, FromPair) else [image]
     if protocol.image_crop == "kb_crop":
         top, bottom, left, right = kb_box(*image.shape[:2])
-        image = np.ascontiguousarray(image[top:bottom, left:right])
+        views = [np.ascontiguousarray(view[top:bottom, left:right]) for view in views]
+    if len(views) == 2:
+        call = partial(call, right=views[1])
     if protocol.test_time.scales != (1.0,):
         call = partial(predict_at_scales, call, scales=protocol.test_time.scales)
     if protocol.test_time.flip != "none":
         call = partial(predict_flipped, call, border_blend=protocol.test_time.flip == "border_blend")
-    return call, image
+    return call, views[0]
+
+
+def _second_view(sample: Sample, protocol: Protocol) -> NDArray[np.uint8]:
+    second: NDArray[np.uint8] | None = sample.meta.get("image_right")
+    if second is None or sample.meta.get("baseline_sign", 1) != 1:
+        raise InputError(
+            "This model sees both views of a stereo pair, and this data gives no right one. Use a set of pairs, with "
+            "`--data-option stereo=true` where its reader has that option."
+        )
+    if protocol.test_time.flip != "none" or protocol.test_time.scales != (1.0,):
+        raise ConfigError(
+            f"{protocol.name} predicts mirrored or resized pictures, too, which a model of stereo pairs does not take. "
+            "Set `test_time.flip=none` and `test_time.scales=[1.0]`."
+        )
+    return second
 
 
 def put_back(depth: Depth, sample: Sample) -> Depth:
