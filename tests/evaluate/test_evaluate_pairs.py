@@ -38,7 +38,9 @@ def test_both_views_are_cropped():
         np.testing.assert_array_equal(right, 255 - image)
         return Depth(np.full((352, 1216), 5.0), DepthKind.METRIC_DEPTH)
 
-    evaluate(FromPair(predict), pairs(1, (375, 1242)), tiny("monodepth", "image_crop=kb_crop", "missing_prediction=exclude"))
+    evaluate(
+        FromPair(predict), pairs(1, (375, 1242)), tiny("monodepth", "image_crop=kb_crop", "missing_prediction=exclude")
+    )
 
 
 def test_what_a_pair_cannot_do_is_told():

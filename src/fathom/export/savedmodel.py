@@ -1,11 +1,10 @@
-"""TensorFlow SavedModel, made from ONNX by onnx2tf in an environment of its own; the same run makes LiteRT files."""
+"""TensorFlow SavedModel, made from ONNX by onnx2tf in an environment of its own, as LiteRT files are, too."""
 
-import shutil
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
-from fathom.errors import ModelError
 from fathom.export.environments import ONNX2TF
 from fathom.export.job import Job
 from fathom.export.onnx import network_to_onnx
@@ -17,12 +16,20 @@ from fathom.models.cards import FileRole
 SAMPLE_FILE = "calibration_image_sample_data_20x128x128x3_float32.npy"
 """onnx2tf looks for this file, and would fetch it from the internet; it gets our photographs in its place."""
 NUM_SAMPLES, SAMPLE_SIDE = 20, 128
+SCRIPT = Path(__file__).with_name("onnx2tf_script.py")
 
 
-def convert(job: Job, purpose: str) -> Path:
-    """Convert a job's network with onnx2tf; returns its output folder, which holds a SavedModel and LiteRT files.
+def convert(job: Job, purpose: str, form: Literal["savedmodel", "fp32", "fp16"], out: Path) -> Path:
+    """Convert a job's network with onnx2tf; the channels come last there, as TensorFlow wants them.
 
-    The channels come last there, as TensorFlow wants them.
+    Args:
+        job: What is exported.
+        purpose: Start of an error sentence ("Export to LiteRT").
+        form: A SavedModel, or a LiteRT file in one of two precisions.
+        out: Folder or file to write.
+
+    Returns:
+        `out`.
 
     Raises:
         MissingExtraError: If the environment is missing; the sentence holds the command that makes it.
@@ -32,24 +39,13 @@ def convert(job: Job, purpose: str) -> Path:
     photos = [resize_image(read_image(path).rgb, SAMPLE_SIDE, SAMPLE_SIDE) / 255 for path in find_pictures()]
     samples = np.stack([photos[index % len(photos)] for index in range(NUM_SAMPLES)]).astype(np.float32)
     np.save(job.folder / SAMPLE_FILE, samples)
-    made = job.folder / "onnx2tf"
-    options = ["--input_onnx_file_path", graph.name, "--output_folder_path", made.name]
-    options += ["--output_signaturedefs", "--non_verbose"]
-    # LiteRT has no error function of its own; a transformer's GELU needs one.
-    options += ["--replace_to_pseudo_operators", "Erf"]
-    ONNX2TF.run(["-m", "onnx2tf", *options], cwd=job.folder, purpose=purpose)
+    # -I: the folder of the script holds an onnx.py, which would be imported in place of the library.
+    arguments = ["-I", str(SCRIPT), str(graph.resolve()), form, str(out.resolve())]
+    ONNX2TF.run(arguments, cwd=job.folder, purpose=purpose)
     graph.unlink()
-    if not (made / "saved_model.pb").is_file():
-        raise ModelError(f"{purpose}: onnx2tf wrote no SavedModel for this network.")
-    return made
+    return out
 
 
 def write(job: Job) -> dict[FileRole, Path]:
     """Write a job as a SavedModel folder; returns it by its role."""
-    made = convert(job, "Export to SavedModel")
-    path = job.path(".savedmodel")
-    path.mkdir()
-    for name in ("saved_model.pb", "fingerprint.pb", "variables"):
-        if (made / name).exists():
-            shutil.move(made / name, path / name)
-    return {"savedmodel": path}
+    return {"savedmodel": convert(job, "Export to SavedModel", "savedmodel", job.path(".savedmodel"))}
