@@ -1,10 +1,11 @@
 """Core ML packages, for Apple's systems. They are made and checked here; only a Mac or a phone runs them."""
 
+import operator
 import warnings
 from pathlib import Path
 from typing import Any
 
-from fathom.errors import ExportError, ModelError
+from fathom.errors import ExportError, ModelError, require
 from fathom.export.environments import require_alone
 from fathom.export.job import Job
 from fathom.export.source import trace
@@ -22,7 +23,8 @@ def write(job: Job) -> dict[FileRole, Path]:
     """
     network = job.source.needs_network("A Core ML package")
     coremltools = require_alone("coremltools", "coreml", "Export to Core ML")
-    program = _plain(trace(network, job.spec, dynamic=False).run_decompositions({}))
+    traced = _without_cubic(trace(network, job.spec, dynamic=False))
+    program = _plain(traced.run_decompositions({}))
     half = coremltools.precision.FLOAT16 if job.precision == "fp16" else coremltools.precision.FLOAT32
     path = job.path(".mlpackage")
     try:
@@ -44,6 +46,40 @@ def write(job: Job) -> dict[FileRole, Path]:
     package.license = job.card.licence.weights
     package.save(str(path))
     return {"coreml": path}
+
+
+def _without_cubic(program: Any) -> Any:
+    """Compute cubic resizes of stored values ahead, since Core ML has none.
+
+    Transformers resize their position embedding so; at one input size no picture changes it.
+    """
+    torch = require("torch", "coreml", "Export to Core ML")
+    module = program.module()
+
+    def value(node: Any) -> Any:
+        if not isinstance(node, torch.fx.Node):
+            return [value(item) for item in node] if isinstance(node, list | tuple) else node
+        if node.op == "get_attr":
+            return operator.attrgetter(node.target)(module)
+        if node.op != "call_function":
+            raise LookupError(node.name)  # it depends on the picture
+        return node.target(*map(value, node.args), **{name: value(item) for name, item in node.kwargs.items()})
+
+    cubic = [node for node in module.graph.nodes if "upsample_bicubic2d" in str(node.target)]
+    for count, node in enumerate(cubic):
+        try:
+            with torch.no_grad():
+                module.register_buffer(f"resized_{count}", value(node))
+        except LookupError:
+            continue  # coremltools says what it lacks
+        with module.graph.inserting_before(node):
+            node.replace_all_uses_with(module.graph.get_attr(f"resized_{count}"))
+    if not cubic:
+        return program
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    (example,), _ = program.example_inputs
+    return torch.export.export(module, (example,), strict=False)
 
 
 def _plain(program: Any) -> Any:
