@@ -20,6 +20,7 @@ from PIL import Image
 
 from fathom.alignment import fit_scale_shift
 from fathom.benchmark import Candidate, benchmark
+from fathom.errors import FathomError
 from fathom.evaluate import describe_data, evaluate, open_source
 from fathom.export import Tolerance, export_model
 from fathom.export.parity import find_pictures
@@ -53,10 +54,21 @@ def measure_embedded(args: argparse.Namespace, folder: Path) -> None:
         for form, precision, bound in EXPORTS:
             out = folder / model / f"{form}-{precision}{'-bounded' if bound else ''}"
             options = {"calibrate": args.calibrate} if precision == "int8" else {}
-            export_model(
-                model, form, out, precision=precision, tolerance=ANY, max_delta1_loss=bound, in_graph=False, **options
-            )
-            made.append(out)
+            try:
+                export_model(
+                    model,
+                    form,
+                    out,
+                    precision=precision,
+                    tolerance=ANY,
+                    max_delta1_loss=bound,
+                    in_graph=False,
+                    **options,
+                )
+            except FathomError as error:
+                print(f"{out.name}: {error}", flush=True)
+            else:
+                made.append(out)
         speeds = benchmark([Candidate(str(out)) for out in made], repeats=args.repeats).rows
         print(
             f"\n{model}, {len(samples)} images of {args.data.split(':')[0]} {args.split}, protocol {protocol.label}\n"

@@ -4,6 +4,7 @@ Nothing is installed here: where an environment is missing, the error prints the
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -88,7 +89,10 @@ class Environment:
             raise ModelError(f"{purpose}: {self.name} did not finish within {TIMEOUT_SECONDS} s.") from None
         if done.returncode != 0:
             said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-            raise ModelError(f"{purpose}: {self.name} failed: {said[-1] if said else f'exit code {done.returncode}'}")
+            # A message of many lines ends with arrays and lists; the line that names the error says more.
+            named = [line for line in said if re.match(r"[\w.]*(Error|Exception): ", line)]
+            said = named or said or [f"exit code {done.returncode}"]
+            raise ModelError(f"{purpose}: {self.name} failed: {said[-1]}")
         return done.stdout
 
 

@@ -21,6 +21,7 @@ from fathom.errors import ModelError, require
 from fathom.export.job import Job
 from fathom.export.quantise import NUM_JUDGED, FloatBatch, Run, Sensitivity, judge, quiet
 from fathom.runtime.base import thread_count
+from fathom.types import DepthKind
 
 LAYERS = ("Convolution", "ConvolutionBackpropData", "GroupConvolution", "GroupConvolutionBackpropData", "MatMul")
 BETWEEN = ("Interpolate", "ScaledDotProductAttention")
@@ -81,10 +82,13 @@ def quantise_openvino(job: Job, model: Any) -> Any:
         )
     if job.max_delta1_loss is None:
         return quantised
-    return meet_bound(model, quantised, job.calibration, job.max_delta1_loss)
+    is_affine = job.card.kind is DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH
+    return meet_bound(model, quantised, job.calibration, job.max_delta1_loss, is_affine=is_affine)
 
 
-def meet_bound(model: Any, quantised: Any, inputs: Sequence[FloatBatch], bound: float) -> Any:
+def meet_bound(
+    model: Any, quantised: Any, inputs: Sequence[FloatBatch], bound: float, *, is_affine: bool = False
+) -> Any:
     """Take out the quantisers that lose most, twice as many each time, until delta1 loses less than a bound.
 
     A quantiser is judged by what the network loses with it alone. Weights stay in 8 bits.
@@ -94,6 +98,7 @@ def meet_bound(model: Any, quantised: Any, inputs: Sequence[FloatBatch], bound: 
         quantised: The same network with quantisers.
         inputs: Network inputs (1, 3, h, w); a few, spread evenly, are used.
         bound: Largest loss in delta1 against the float32 network.
+        is_affine: Whether the zero of the output is arbitrary.
 
     Returns:
         The quantised model, or a copy with fewer quantisers.
@@ -107,7 +112,7 @@ def meet_bound(model: Any, quantised: Any, inputs: Sequence[FloatBatch], bound: 
     names = _quantisers(quantised)
 
     def loss(candidate: Any, step: int = 1) -> Sensitivity:
-        return judge("", _run(candidate), judged[::step], expected[::step])
+        return judge("", _run(candidate), judged[::step], expected[::step], is_affine=is_affine)
 
     if 1 - loss(quantised).delta1 <= bound:
         return quantised

@@ -20,7 +20,8 @@ import numpy.typing as npt
 
 from fathom.errors import ModelError, require
 from fathom.export.job import Job
-from fathom.export.parity import compare
+from fathom.export.parity import choose_zero, compare
+from fathom.types import DepthKind
 
 FloatBatch = npt.NDArray[np.float32]
 Run = Callable[[FloatBatch], npt.NDArray[np.float32]]
@@ -84,11 +85,12 @@ def quantise_onnx(job: Job, path: Path) -> list[str]:
             # ConvInteger takes unsigned weights only.
             tools.quantize_dynamic(path, path, op_types_to_quantize=list(LAYERS), weight_type=tools.QuantType.QUInt8)
         return []
-    return quantise_static(path, job.calibration, max_delta1_loss=job.max_delta1_loss)
+    is_affine = job.card.kind is DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH
+    return quantise_static(path, job.calibration, max_delta1_loss=job.max_delta1_loss, is_affine=is_affine)
 
 
 def quantise_static(
-    path: Path, calibration: Sequence[FloatBatch], *, max_delta1_loss: float | None = None
+    path: Path, calibration: Sequence[FloatBatch], *, max_delta1_loss: float | None = None, is_affine: bool = False
 ) -> list[str]:
     """Quantise an ONNX file in place, with the ranges that activations have on calibration inputs.
 
@@ -98,6 +100,7 @@ def quantise_static(
         path: Network in float32, with the input ``image``.
         calibration: Network inputs (1, 3, h, w).
         max_delta1_loss: Leave sensitive layers in float32 until delta1 loses less than this share.
+        is_affine: Whether the zero of the output is arbitrary; see `judge`.
 
     Returns:
         Names of the layers that stayed in float32.
@@ -117,7 +120,7 @@ def quantise_static(
         del model.graph.value_info[:]  # what was inferred before folding contradicts what is inferred after it
         name_nodes(model)
         onnx.save(model, plain)
-        static = _Static(plain, Path(folder), calibration)
+        static = _Static(plain, Path(folder), calibration, is_affine=is_affine)
         kept = head_layers(model)
         if max_delta1_loss is not None:
             kept = static.meet(max_delta1_loss, kept)
@@ -135,7 +138,8 @@ def name_nodes(model: Any) -> None:
 class _Static:
     """Static quantisation of one file, again and again, with the ranges measured once."""
 
-    def __init__(self, path: Path, folder: Path, calibration: Sequence[FloatBatch]) -> None:
+    def __init__(self, path: Path, folder: Path, calibration: Sequence[FloatBatch], *, is_affine: bool) -> None:
+        self.is_affine = is_affine
         self.tools = require("onnxruntime.quantization", "export", "Quantisation")
         onnx = require("onnx", "export", "Quantisation")
         self.path, self.folder, self.calibration = path, folder, calibration
@@ -171,7 +175,7 @@ class _Static:
 
     def loss(self, path: Path, expected: Sequence[npt.NDArray[np.float32]]) -> Sensitivity:
         """Compare a quantised file with the network's outputs."""
-        return judge(path.stem, _session(path), self.judged, expected)
+        return judge(path.stem, _session(path), self.judged, expected, is_affine=self.is_affine)
 
     def meet(self, bound: float, kept: Sequence[str]) -> list[str]:
         """Keep the most sensitive layers in float32 until delta1 loses less than the bound."""
@@ -226,10 +230,26 @@ def _session(path: Path) -> Run:
 
 
 def judge(
-    name: str, run: Run, inputs: Sequence[FloatBatch], expected: Sequence[npt.NDArray[np.float32]]
+    name: str,
+    run: Run,
+    inputs: Sequence[FloatBatch],
+    expected: Sequence[npt.NDArray[np.float32]],
+    *,
+    is_affine: bool,
 ) -> Sensitivity:
-    """Compare what a network gives for some inputs with what is expected; `name` goes into the answer."""
-    rows = [compare(run(image).ravel(), wanted.ravel()) for image, wanted in zip(inputs, expected, strict=True)]
+    """Compare what a network gives for some inputs with what is expected.
+
+    Args:
+        name: Goes into the answer.
+        run: The network.
+        inputs: Its inputs (1, 3, h, w).
+        expected: An output for each.
+        is_affine: Whether the zero of the outputs is arbitrary, so that ratios need one chosen (`choose_zero`).
+    """
+    rows = []
+    for image, wanted in zip(inputs, expected, strict=True):
+        pair = run(image).ravel(), wanted.ravel()
+        rows.append(compare(*(choose_zero(*pair) if is_affine else pair)))
     return Sensitivity(
         name,
         float(np.mean([row["mean_relative"] for row in rows])),
