@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from fathom.export.source import Source
 from fathom.models.cards import InputSpec, ModelCard
+from fathom.models.embedded import EmbeddedNet
 from fathom.types import DepthKind
 
 SPEC = InputSpec(law="area", area=(64, 80), multiple=16, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
@@ -34,6 +35,15 @@ def tiny_source(spec: InputSpec = SPEC, *, seed: int = 3) -> Source:
     network = TinyDepth().eval().requires_grad_(False)
     card = ModelCard(name="tiny-depth", kind=DepthKind.METRIC_DEPTH, input=spec)
     return Source(card, network, None, "")
+
+
+def embedded_source() -> Source:
+    """Return a source with the architecture of the packaged models, narrow."""
+    torch.manual_seed(5)
+    network = EmbeddedNet("log_depth", taps=(1, 2, 3, 4), hidden=32).eval().requires_grad_(False)
+    network.head.weight.mul_(10)  # maps that vary, so that edges are sharpened
+    spec = InputSpec(law="area", area=(70, 84), multiple=14, interpolation="area")
+    return Source(ModelCard(name="tiny-embedded", kind=DepthKind.METRIC_DEPTH, input=spec), network, None, "")
 
 
 class SizedDepth(TinyDepth):

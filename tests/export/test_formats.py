@@ -16,11 +16,11 @@ from fathom.runtime.artefacts import RUNTIME_OF
 CHILD = """
 import json, sys
 sys.path.insert(0, {here!r})
-from export_helpers import tiny_source
+from export_helpers import {source}
 from fathom.errors import MissingExtraError
 from fathom.export import export_model
 try:
-    done = export_model(tiny_source(), {form!r}, {out!r}, **{options!r})
+    done = export_model({source}(), {form!r}, {out!r}, **{options!r})
 except MissingExtraError as error:
     print("RESULT" + json.dumps({{"missing": str(error)}}))
 else:
@@ -36,8 +36,8 @@ else:
 """
 
 
-def export(form, out, **options):
-    code = CHILD.format(here=str(Path(__file__).parent), form=form, out=str(out), options=options)
+def export(form, out, *, source="tiny_source", **options):
+    code = CHILD.format(here=str(Path(__file__).parent), source=source, form=form, out=str(out), options=options)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
     assert lines, f"exit code {done.returncode}: {done.stderr[-2000:]}"
@@ -69,6 +69,13 @@ def test_format_runs_and_repeats_its_source(tmp_path, form, options):
     assert answer["worst"]["max_relative"] < (0.1 if options.get("precision") == "int8" else 1e-4)
     assert answer["runtime"] == RUNTIME_OF[FORMATS[form].role]
     assert answer["shape"] == [70, 90] and answer["unit"] == "m"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["onnx", "openvino", "executorch", "ncnn", "litert", "savedmodel"])
+def test_every_format_has_the_operations_of_the_embedded_models(tmp_path, form):
+    answer = export(form, tmp_path / "out", source="embedded_source")
+    assert answer["worst"]["delta1"] == 1.0 and answer["worst"]["max_relative"] < 1e-3
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def sharpen(values: Tensor, edge: float) -> Tensor:
     """
     largest, smallest = F.max_pool2d(values, 5, 1, 2), -F.max_pool2d(-values, 5, 1, 2)
     span = largest - smallest
-    share = (values - smallest) / span.clamp_min(1e-6)
+    share = (values - smallest) / span.clamp(1e-6, 1e6)  # pnnx, on the way to ncnn, needs both limits
     near_large, near_small = share.square().square(), (1 - share).square().square()
     sharp = smallest + span * near_large / (near_large + near_small)
     return values + (span / edge - 0.5).clamp(0, 1) * (sharp - values)
