@@ -34,7 +34,7 @@ from fathom.train.selfsupervised import (  # noqa: E402
     pyramid_of,
     stereo_motion,
 )
-from fathom.train.views import ViewTrainSamples, ViewValSamples, with_views  # noqa: E402
+from fathom.train.views import ViewTrainSamples, ViewValSamples, WithRotations, with_views  # noqa: E402
 from fathom.types import DepthKind  # noqa: E402
 
 STEREO = {"warp": "disparity", "stereo": True}
@@ -312,6 +312,21 @@ def test_neighbours_are_turned_back_before_the_pose_network_sees_them():
         assert (seen - now)[middle].abs().mean() < 0.05 * now.std()
     find_motions(partner, image, sources, config)
     assert (partner.seen[0][0] - now)[middle].abs().mean() > 0.5 * now.std()
+
+
+def test_a_set_with_rotations_is_the_set_otherwise(video, monkeypatch):
+    calls = []
+    turn = pose_from_axis_angle(torch.tensor([[0.0, 0.1, 0.0]]), torch.zeros(1, 3))[0].double().numpy()
+    monkeypatch.setattr("fathom.train.views.match_rotation", lambda *given: calls.append(given) or turn)
+    plain = open_dataset("kitti-odometry", video, neighbours=(-1, 1))
+    turned = WithRotations(plain)
+    assert len(turned) == len(plain) and turned.scene(1) == plain.scene(1) and turned.kind is plain.kind
+    for _ in range(2):
+        sample = turned[1]
+        np.testing.assert_array_equal(sample.meta["neighbour_poses"], [turn, turn])
+        np.testing.assert_array_equal(sample.image, plain[1].image)
+    assert len(calls) == 2  # one for each neighbour, and once only
+    np.testing.assert_array_equal(calls[0][2], plain[1].camera.intrinsics)
 
 
 def test_a_video_run_matches_features_first(video, tmp_path):

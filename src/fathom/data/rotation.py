@@ -16,8 +16,8 @@ def match_rotation(
 ) -> npt.NDArray[np.float64]:
     """Find the rotation from one picture's camera to another's.
 
-    SIFT features, matched by the ratio test, give the essential matrix, and that the rotation. Its translation is left
-    out: for small steps it is far less certain.
+    SIFT features, matched by the ratio test, give the essential matrix, and that the rotation, which is taken to be less
+    than a quarter turn. Its translation is left out: for small steps it is far less certain.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
@@ -29,7 +29,7 @@ def match_rotation(
         identity where the pictures have too little in common.
 
     Raises:
-        MissingDependencyError: If OpenCV is not installed.
+        MissingExtraError: If OpenCV is not installed.
 
     Example:
         >>> flat = np.zeros((48, 64, 3), np.uint8)  # no features
@@ -65,9 +65,10 @@ def match_rotation(
     matrix = intrinsics - np.array([[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]])
     cv2.setRNGSeed(0)
     essential, fits = cv2.findEssentialMat(here, there, matrix, cv2.USAC_MAGSAC, 0.999, 1.0 / factor)
-    if essential is None or essential.shape != (3, 3):
+    if essential is None or essential.shape != (3, 3) or np.count_nonzero(fits) < _FEWEST:
         return motion
-    count, rotation, _, _ = cv2.recoverPose(essential, here, there, matrix, mask=fits)
-    if count >= _FEWEST:
-        motion[:3, :3] = rotation
+    # Two rotations fit, half a turn about the translation apart. Which one leaves the points in front of both cameras
+    # cannot be told where a camera only turned; in a video it is the small one.
+    first, second, _ = cv2.decomposeEssentialMat(essential)
+    motion[:3, :3] = first if np.trace(first) > np.trace(second) else second
     return motion

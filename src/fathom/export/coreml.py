@@ -55,6 +55,9 @@ def _without_cubic(program: Any) -> Any:
     """
     torch = require("torch", "coreml", "Export to Core ML")
     module = program.module()
+    cubic = [node for node in module.graph.nodes if "upsample_bicubic2d" in str(node.target)]
+    if not cubic:
+        return program
 
     def value(node: Any) -> Any:
         if not isinstance(node, torch.fx.Node):
@@ -65,7 +68,6 @@ def _without_cubic(program: Any) -> Any:
             raise LookupError(node.name)  # it depends on the picture
         return node.target(*map(value, node.args), **{name: value(item) for name, item in node.kwargs.items()})
 
-    cubic = [node for node in module.graph.nodes if "upsample_bicubic2d" in str(node.target)]
     for count, node in enumerate(cubic):
         try:
             with torch.no_grad():
@@ -74,8 +76,6 @@ def _without_cubic(program: Any) -> Any:
             continue  # coremltools says what it lacks
         with module.graph.inserting_before(node):
             node.replace_all_uses_with(module.graph.get_attr(f"resized_{count}"))
-    if not cubic:
-        return program
     module.graph.eliminate_dead_code()
     module.recompile()
     (example,), _ = program.example_inputs

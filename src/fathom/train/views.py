@@ -101,6 +101,10 @@ class WithRotations(DepthDataset):
             self._found[index] = np.stack(turns)
         return replace(sample, meta={**sample.meta, "neighbour_poses": self._found[index]})
 
+    def scene(self, index: int) -> str:
+        """Return the scene the other dataset gives it."""
+        return self.dataset.scene(index)
+
 
 class ViewTrainSamples(TrainSamples):
     """Augmented batches of one picture with its other views, by `Pick`.
