@@ -16,8 +16,8 @@ def match_rotation(
 ) -> npt.NDArray[np.float64]:
     """Find the rotation from one picture's camera to another's.
 
-    SIFT features, matched by the ratio test, give the essential matrix, and that the rotation, which is taken to be less
-    than a quarter turn. Its translation is left out: for small steps it is far less certain.
+    SIFT features, matched by the ratio test, give the essential matrix, and that the rotation, which is taken to be
+    less than a quarter turn. Its translation is left out: for small steps it is far less certain.
 
     Args:
         image: RGB, uint8, shape (H, W, 3).
