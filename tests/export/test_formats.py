@@ -92,10 +92,13 @@ def test_missing_environment_prints_the_command_that_makes_it(tmp_path, monkeypa
         ONNX2TF.run(["-m", "onnx2tf"], cwd=tmp_path, purpose="Export to LiteRT")
 
 
-def test_failing_converter_is_told_with_its_last_line(tmp_path, monkeypatch):
+def test_failing_converter_is_told_with_the_line_that_names_the_error(tmp_path, monkeypatch):
     monkeypatch.setenv("FATHOM_ENVIRONMENTS", str(tmp_path))
     ONNX2TF.programs.mkdir(parents=True)
     (ONNX2TF.programs / "python").symlink_to(sys.executable)
     with pytest.raises(ValueError, match="onnx2tf failed: boom"):
         ONNX2TF.run(["-c", "import sys; sys.exit('boom')"], cwd=tmp_path, purpose="Export to LiteRT")
+    # A message of many lines ends with what says least.
+    with pytest.raises(ValueError, match=r"onnx2tf failed: ValueError: wrong axes$"):
+        ONNX2TF.run(["-c", "raise ValueError('wrong axes\\n  name=None')"], cwd=tmp_path, purpose="Export to LiteRT")
     assert ONNX2TF.run(["-c", "print(6 * 7)"], cwd=tmp_path, purpose="Export to LiteRT") == "42\n"
