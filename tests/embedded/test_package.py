@@ -76,6 +76,30 @@ def test_every_runtime_gives_the_same_metres(folder):
         assert np.abs(other / maps[0] - 1).mean() < 0.03
 
 
+def test_both_files_hold_the_same_4_bits(folder):
+    import onnx
+    import onnxruntime
+    from onnx.numpy_helper import to_array
+
+    from fathom.models.weights import read_state_dict
+
+    path = folder / "fathom-indoor.onnx"
+    weights = read_state_dict(folder / "fathom-indoor.safetensors")
+    wanted = {name: w.numpy().T for name, w in weights.items() if name.startswith("blocks.") and w.ndim == 2}
+    model = onnx.load(path)
+    used = {node.input[0]: node.input[1] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    made = [node.output[0] for node in model.graph.node if node.op_type == "Cast" and node.output[0] in used]
+    assert len(made) == len(wanted) == 16
+    scales = {item.name: to_array(item) for item in model.graph.initializer}
+    model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    found = session.run(made, {"image": np.zeros((1, 3, 56, 70), np.float32)})
+    for values, name in zip(found, made, strict=True):
+        assert values.dtype == np.int8
+        matrix = values * scales[used[name]]
+        assert any(other.shape == matrix.shape and np.allclose(other, matrix, rtol=1e-6) for other in wanted.values())
+
+
 def test_precision_says_what_runs(folder):
     card = folder / "fathom-indoor.json"
     assert Predictor(card, num_threads=1).precision == "int8"

@@ -12,7 +12,7 @@ import onnx
 from fathom.errors import ModelError
 from fathom.export.job import Job
 from fathom.export.onnx import compact_weights
-from fathom.export.quantise import head_layers, quantise_onnx
+from fathom.export.quantise import head_layers, patch_layers, quantise_onnx
 from fathom.export.source import Source
 from fathom.models.cards import InputSpec, find_model
 from tiny_models import make_model
@@ -97,6 +97,22 @@ def test_head_layers_are_found_by_their_width():
     model.graph.node[0].name = "head"
     assert head_layers(model) == ["head"]
     assert head_layers(one_conv(np.ones((2, 3, 3, 3), np.float32))) == []
+
+
+def test_patch_layers_are_as_wide_as_their_step():
+    def conv(kernel, stride):
+        model = one_conv(np.ones((4, 3, kernel, kernel), np.float32))
+        node = model.graph.node[0]
+        node.name = "patches"
+        del node.attribute[:]
+        for name, value in (("kernel_shape", kernel), ("strides", stride)):
+            node.attribute.append(onnx.helper.make_attribute(name, [value, value]))
+        return model
+
+    assert patch_layers(conv(14, 14)) == ["patches"]
+    assert patch_layers(conv(14, 7)) == []
+    assert patch_layers(conv(3, 3)) == []
+    assert patch_layers(one_conv(np.ones((4, 3, 14, 14), np.float32))) == []
 
 
 def test_dynamic_quantisation_may_turn_a_weight_round(job, tmp_path):

@@ -3,8 +3,8 @@
     python training/embedded/label.py --teacher DIR --out CACHE SOURCE=DIR [SOURCE=DIR ...]
 
 Each picture is stretched to the nearest of a few aspect ratios (so that OpenVINO compiles five graphs, not
-hundreds), run through the teacher with a short side of 518, and stored in CACHE/SOURCE/STEM.npz as
-``image`` (uint8, short side 384) and ``inverse_depth`` (float16, same size, affine-invariant, larger = nearer).
+hundreds), run through the teacher with a short side of ``--side``, and stored in CACHE/SOURCE/STEM.npz as
+``image`` (uint8, short side 320) and ``inverse_depth`` (float16, same size, affine-invariant, larger = nearer).
 Pictures already in the cache are skipped, so a stopped run continues where it was.
 """
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-PATCH, TEACHER_SIDE, STORE_SIDE = 14, 518, 384
+PATCH, STORE_SIDE = 14, 320
 ASPECTS = (1.0, 4 / 3, 3 / 2, 3 / 4, 2 / 3, 16 / 5)  # width / height
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
@@ -62,6 +62,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--side", type=int, default=392, help="short side of what the teacher sees [px]")
     parser.add_argument("sources", nargs="+")
     args = parser.parse_args()
     todo: dict[float, list[tuple[Path, Path]]] = {}
@@ -75,7 +76,7 @@ def main() -> None:
                 todo.setdefault(bucket(height, width), []).append((path, target))
     count, start = 0, time.time()
     for aspect, pairs in todo.items():
-        height, width = sides(aspect, TEACHER_SIDE, PATCH)
+        height, width = sides(aspect, args.side, PATCH)
         out_height, out_width = sides(aspect, STORE_SIDE, 32)
         teacher = compile_teacher(args.teacher, height, width)
         for path, target in pairs:

@@ -14,7 +14,6 @@ The ONNX file is run on the calibration pictures and compared with the network b
 """
 
 import argparse
-import copy
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ import onnx
 import onnxruntime
 import torch
 import yaml
-from equalise import equalise
+from four_bits import store_in_four_bits
 from safetensors.torch import save_file
 from torch import nn
 
@@ -39,6 +38,7 @@ from fathom.export.source import trace
 from fathom.models import MODELS
 from fathom.models.cards import InputSpec, ModelCard, file_sha256, write_card
 from fathom.models.embedded import EmbeddedNet
+from fathom.models.four_bits import find_grid, snap
 from fathom.models.weights import pack_rows
 
 MAX_BYTES = 10_000_000
@@ -85,20 +85,23 @@ def package(
         spec = parse_config(written["input"], InputSpec, source=name)
         found = find_pictures(pictures)
         inputs = calibration_inputs(spec, found[:: max(1, len(found) // NUM_CALIBRATION)])
-        equalised = copy.deepcopy(network)
-        equalise(equalised, inputs)
-        model = program_to_onnx(trace(equalised, spec, dynamic=True))
+        state = network.state_dict()
+        grids = {n: find_grid(w) for n, w in state.items() if n.startswith("blocks.") and w.ndim == 2}
+        matrices = {n: (state[n].clone(), grid) for n, grid in grids.items()}
+        network.load_state_dict(state | {n: snap(*matrix) for n, matrix in matrices.items()})
+        model = program_to_onnx(trace(network, spec, dynamic=True))
         path = files["onnx_int8"]
         onnx.save(model, path)
         quantise_static(path, inputs)
-        onnx.save(compact_weights(onnx.load(path), "fp16"), path)
+        model = store_in_four_bits(onnx.load(path), matrices)
+        onnx.save(compact_weights(model, "fp16"), path)
         difference = mean_difference(network, path, inputs)
         if difference > tolerance:
             raise SystemExit(f"{name}.onnx differs from the network by {difference:.3f}; allowed are {tolerance:g}.")
         size = path.stat().st_size
         if size > MAX_BYTES:
             raise SystemExit(f"{name}.onnx has {size} bytes; allowed are {MAX_BYTES}.")
-        save_file(pack_rows(network.state_dict()), files["safetensors"])
+        save_file(pack_rows(state, grids), files["safetensors"])
         entries = {
             role: {"name": file.name, "sha256": file_sha256(file), "bytes": file.stat().st_size}
             for role, file in files.items()

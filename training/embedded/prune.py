@@ -23,11 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fathom.models.embedded import HEAD_WIDTH, MEAN, PATCH, STD, EmbeddedNet
+from fathom.models.weights import read_state_dict
 
-SIZE = (224, 294)
-LEFT_OUT = (10,)
-"""Index of the block that the depth misses least."""
-SHARES = {"nyu": 0.45, "imagenet": 0.3, "bsds": 0.1, "camvid": 0.05, "coco": 0.1}
+SIZE = (182, 238)
+ANTIALIAS = True
+SHARES = {"nyu": 0.4, "rooms": 0.3, "imagenet": 0.15, "photos": 0.1, "camvid": 0.05}
+ENCODER = ("patches", "class_token", "positions", "blocks", "norm")
+"""What comes from the large model."""
 RIDGE = 3e-5
 """Added to the diagonal of the normal equations, as a share of its mean."""
 
@@ -76,28 +78,20 @@ def hidden(layer: nn.Module, tokens: Tensor) -> Tensor:
     return F.gelu(layer.mlp.fc1(layer.norm2(tokens)))
 
 
-def narrow_block(layer: nn.Module, own: Tensor, large: Tensor, heads: int, units: int) -> tuple[dict, Tensor, Tensor]:
+def narrow_block(layer: nn.Module, own: Tensor, large: Tensor, units: int) -> tuple[dict, Tensor, Tensor]:
     """Choose, refit, and return the block's weights and both streams behind it.
 
     Args:
         layer: Block of the large network.
         own: Narrow network's tokens before the block.
         large: Large network's tokens before it.
-        heads: Heads to keep.
         units: Hidden units to keep.
     """
     attention, mlp = layer.attention, layer.mlp
     scale1, scale2 = layer.layer_scale1.lambda1, layer.layer_scale2.lambda1
     middle = large + in_parts(lambda t: scale1 * attention.o_proj(attended(layer, t)), large)
     after = middle + in_parts(lambda t: scale2 * mlp.fc2(hidden(layer, t)), middle)
-
-    table = in_parts(lambda t: attended(layer, t), own).flatten(0, 1)
-    maps = (attention.o_proj.weight * scale1[:, None]).T.unflatten(0, (-1, HEAD_WIDTH))
-    sizes = (table.unflatten(1, (-1, HEAD_WIDTH)).transpose(0, 1) @ maps).square().mean((1, 2))
-    chosen = sizes.topk(heads).indices.sort().values
-    columns = (chosen[:, None] * HEAD_WIDTH + torch.arange(HEAD_WIDTH)).flatten()
-    out_weight, out_bias = regress(table[:, columns], (middle - own).flatten(0, 1))
-    own = own + F.linear(table[:, columns], out_weight, out_bias).view_as(own)
+    own = own + in_parts(lambda t: scale1 * attention.o_proj(attended(layer, t)), own)
 
     table = in_parts(lambda t: hidden(layer, t), own).flatten(0, 1)
     sizes = table.square().mean(0).sqrt() * (mlp.fc2.weight * scale2[:, None]).norm(dim=0)
@@ -109,10 +103,10 @@ def narrow_block(layer: nn.Module, own: Tensor, large: Tensor, heads: int, units
     weights = {
         "norm1.weight": layer.norm1.weight,
         "norm1.bias": layer.norm1.bias,
-        "qkv.weight": torch.cat([part.weight[columns] for part in joined]),
-        "qkv.bias": torch.cat([part.bias[columns] for part in joined]),
-        "out.weight": out_weight,
-        "out.bias": out_bias,
+        "qkv.weight": torch.cat([part.weight for part in joined]),
+        "qkv.bias": torch.cat([part.bias for part in joined]),
+        "out.weight": attention.o_proj.weight * scale1[:, None],
+        "out.bias": attention.o_proj.bias * scale1,
         "norm2.weight": layer.norm2.weight,
         "norm2.bias": layer.norm2.bias,
         "fc1.weight": mlp.fc1.weight[rows],
@@ -131,7 +125,7 @@ def prune(teacher: nn.Module, pictures: Tensor, net: EmbeddedNet) -> None:
     side = round((embeddings.position_embeddings.shape[1] - 1) ** 0.5)
     grid = embeddings.position_embeddings[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
     rows, columns = SIZE[0] // PATCH, SIZE[1] // PATCH
-    state["positions"] = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False)
+    state["positions"] = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False, antialias=ANTIALIAS)
     state["class_token"] = embeddings.cls_token + embeddings.position_embeddings[:, :1]
     sources = {
         "patches": embeddings.patch_embeddings.projection,
@@ -146,24 +140,27 @@ def prune(teacher: nn.Module, pictures: Tensor, net: EmbeddedNet) -> None:
     state["lateral.0.weight"] = neck.convs[0].weight[:32]
     state["lateral.1.weight"] = neck.convs[1].weight
 
-    own = large = in_parts(embeddings, pictures)
-    place = 0
+    maps = in_parts(embeddings.patch_embeddings.projection, pictures) + state["positions"]
+    patches = maps.flatten(2).transpose(1, 2)
+    own = large = torch.cat([state["class_token"].expand(len(patches), -1, -1), patches], 1)
     for index, layer in enumerate(backbone.encoder.layer):
-        if index in LEFT_OUT:  # the next block repairs its absence
-            large = in_parts(lambda t, layer=layer: _block(layer, t), large)
-            continue
-        block = net.blocks[place]
-        weights, own, large = narrow_block(layer, own, large, block.heads, block.fc1.out_features)
-        state.update({f"blocks.{place}.{name}": value for name, value in weights.items()})
+        block = net.blocks[index]
+        weights, own, large = narrow_block(layer, own, large, block.fc1.out_features)
+        state.update({f"blocks.{index}.{name}": value for name, value in weights.items()})
         lost = (large - own).square().mean() / large.var()
-        print(f"block {index}: {lost:.3f} of the stream's variance lost", flush=True)
-        place += 1
+        print(f"block {index}: {lost:.4f} of the stream's variance lost", flush=True)
     net.load_state_dict(state)
 
 
-def _block(layer: nn.Module, tokens: Tensor) -> Tensor:
-    out = layer(tokens)
-    return out[0] if isinstance(out, tuple) else out
+def join(net: EmbeddedNet, earlier: tuple[Path, Path] | None) -> dict[str, Tensor]:
+    """Return the state of `train.Joint`: the network, an earlier version's decoder if given, and the indoor head."""
+    state = net.state_dict()
+    head = EmbeddedNet("log_depth").head.state_dict()
+    if earlier:
+        general, indoor = (read_state_dict(path) for path in earlier)
+        state |= {name: value for name, value in general.items() if name.split(".")[0] not in ENCODER}
+        head = {name: indoor[f"head.{name}"] for name in head}
+    return {f"net.{name}": v for name, v in state.items()} | {f"indoor_head.{name}": v for name, v in head.items()}
 
 
 @torch.inference_mode()
@@ -174,6 +171,9 @@ def main() -> None:
     parser.add_argument("--nyu", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of Depth Anything V2 Small (transformers)")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--decoder", type=Path, nargs=2, help="fathom-general.safetensors and fathom-indoor.safetensors to begin with"
+    )
     parser.add_argument("--pictures", type=int, default=320, help="more take more memory: 320 need about 4 GB")
     args = parser.parse_args()
     from transformers import DepthAnythingForDepthEstimation
@@ -183,7 +183,7 @@ def main() -> None:
     net = EmbeddedNet("inverse")
     prune(teacher, load_pictures(args.cache, args.nyu, args.pictures), net)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(net.state_dict(), args.out)
+    torch.save(join(net, args.decoder), args.out)
 
 
 if __name__ == "__main__":

@@ -35,32 +35,29 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+from equalise import equalise
 from torch import nn
 
-from fathom.models.embedded import MEAN, STD, EmbeddedNet
+from fathom.models.embedded import EmbeddedNet
+from fathom.models.four_bits import find_grid, snap
 
 MIX = {
-    "nyu": 0.42,
-    "rooms": 0.26,
-    "imagenet": 0.15,
-    "bsds": 0.06,
-    "coco": 0.03,
+    "nyu": 0.38,
+    "rgbd": 0.03,
+    "rooms": 0.34,
+    "houses": 0.03,
+    "photos": 0.08,
+    "imagenet": 0.09,
+    "bsds": 0.02,
     "camvid": 0.03,
-    "aims": 0.02,
-    "udacity": 0.01,
-    "kstereo": 0.02,
+    "udacity": 0.02,
+    "aims": 0.01,
 }
 cv2.setNumThreads(1)  # the loader is one thread beside the arithmetic
 EIGEN_CROP = (slice(45, 471), slice(41, 601))
-# The picture grows while the run goes on: (share of the steps, landscape, portrait, square)
-STAGES = (
-    (0.70, (182, 238), (238, 182), (210, 210)),
-    (1.00, (224, 294), (294, 224), (252, 252)),
-)
-
-IMITATE = 0.85
-"""Share of the steps on which the large network's tokens are imitated; without it a step takes half the time."""
-FRAME = 9
+SHAPES = ((182, 238), (238, 182), (210, 210))
+"""Pictures of a batch: landscape, portrait, square."""
+FRAME = 8
 """Rows and columns [px of the cache] of the white frame of NYU; mostly cut off, so that it is not learned."""
 
 
@@ -81,14 +78,26 @@ class Item:
     truth: bool = False
 
 
-def load_nyu(path: Path, nyu: Path) -> Item:
-    """Load an NYU frame: label and ground truth."""
+NYU_FOCAL = 519.47 / 480
+"""Focal length of NYU's camera over the height of its pictures."""
+
+
+def load_truth(path: Path, depth_file: Path, focal: float = NYU_FOCAL, border: int = 0) -> Item:
+    """Load a picture with label and ground truth, the latter as if NYU's camera had seen it.
+
+    Args:
+        path: What label.py wrote.
+        depth_file: Depth [mm], 16 bits, 0 = none.
+        focal: Focal length over the picture's height; a longer one shows everything larger, as if it were nearer.
+        border: Rows and columns to leave out [px of the cache].
+    """
     data = np.load(path)
     height, width = data["inverse_depth"].shape
-    depth = cv2.imread(str(nyu / "depth" / f"{path.stem}.png"), cv2.IMREAD_UNCHANGED).astype(np.float32) / 1000
-    depth = cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST)
+    depth = cv2.imread(str(depth_file), cv2.IMREAD_UNCHANGED).astype(np.float32) / 1000
+    depth = cv2.resize(depth, (width, height), interpolation=cv2.INTER_NEAREST) * (NYU_FOCAL / focal)
     mask = depth > 0.1
-    mask[:8], mask[-8:], mask[:, :8], mask[:, -8:] = False, False, False, False  # the white frame around the picture
+    if border:
+        mask[:border], mask[-border:], mask[:, :border], mask[:, -border:] = False, False, False, False
     scale, shift = np.polyfit(data["inverse_depth"][mask].astype(np.float64), 1 / depth[mask].astype(np.float64), 1)
     log_depth = np.log(np.maximum(depth, 0.1))
     return Item(data["image"], data["inverse_depth"], mask, log_depth, scale, shift, truth=True)
@@ -107,17 +116,24 @@ def load_other(path: Path, metric: Path) -> Item:
     return Item(data["image"], label, mask, log_depth, scale, shift)
 
 
-def load(cache: Path, nyu: Path, metric: Path | None) -> dict[str, list[Item]]:
+def load(cache: Path, nyu: Path, rgbd: Path | None, metric: Path | None) -> dict[str, list[Item]]:
     """Load every source into memory; NYU without its validation frames."""
     train = set((nyu / "train.txt").read_text().split())
     sets: dict[str, list[Item]] = {}
-    for folder in sorted(p for p in cache.iterdir() if p.is_dir()):
-        for path in sorted(folder.glob("*.npz")):
-            if folder.name != "nyu":
-                metres = (metric or cache) / folder.name / f"{path.stem}.npy"
-                sets.setdefault(folder.name, []).append(load_other(path, metres))
-            elif path.stem in train:
-                sets.setdefault("nyu", []).append(load_nyu(path, nyu))
+    for path in sorted(cache.glob("*/*.npz")):
+        source = path.parent.name
+        if source == "nyu":
+            if path.stem in train:
+                item = load_truth(path, nyu / "depth" / f"{path.stem}.png", border=FRAME)
+            else:
+                continue
+        elif source == "rgbd" and rgbd and (rgbd / path.stem.split("-")[0] / "focal.txt").exists():
+            name, number = path.stem.split("-")
+            focal = float((rgbd / name / "focal.txt").read_text())
+            item = load_truth(path, rgbd / name / "depth_mm" / f"{number}.png", focal)
+        else:
+            item = load_other(path, (metric or cache) / source / f"{path.stem}.npy")
+        sets.setdefault(source, []).append(item)
     return sets
 
 
@@ -159,29 +175,31 @@ def cut(array: np.ndarray, box: tuple[int, int, int, int], shape: tuple[int, int
 
 def batches(args: argparse.Namespace, start: int, queue: Queue) -> None:
     """Fill the queue with batches; step `i` depends on the seed and `i` alone, so a resumed run sees the same data."""
-    sets = load(args.cache, args.nyu, args.metric)
+    sets = load(args.cache, args.nyu, args.rgbd, args.metric)
     names = [n for n in MIX if n in sets]
     share = np.array([MIX[n] for n in names])
     print({n: (len(sets[n]), sum(i.log_depth is not None for i in sets[n])) for n in names}, flush=True)
     for step in range(start, args.steps):
         rng = np.random.default_rng([args.seed, step])
-        stage = STAGES[-1] if args.large else next(s for s in STAGES if step < s[0] * args.steps)
-        shape = stage[1:][rng.choice(3, p=[0.8, 0.08, 0.12])]
+        shape = SHAPES[rng.choice(3, p=[0.8, 0.08, 0.12])]
         rows: list[tuple[np.ndarray, ...]] = []
-        for _ in range(args.batch):
-            pool = sets[names[rng.choice(len(names), p=share / share.sum())]]
+        while len(rows) < args.batch:
+            name = names[rng.choice(len(names), p=share / share.sum())]
+            pool = sets[name]
             item = pool[rng.integers(len(pool))]
             flip = rng.random() < 0.5
             metric = item.log_depth is not None
             zoom = 1.0 if rng.random() < 0.4 else rng.uniform(1.0, 1.45 if metric else 1.7)
             squeeze = 1.0 if metric else np.exp(rng.uniform(-0.15, 0.15))
-            frame = FRAME if item.truth and rng.random() < 0.7 else 0
+            frame = FRAME if name == "nyu" and rng.random() < 0.7 else 0
             height, width = (side - 2 * frame for side in item.mask.shape)
             top, left, *sides = window(height, width, shape, zoom, squeeze, rng)
             box = (top + frame, left + frame, sides[0], sides[1])
             image = cut(item.image, box, shape, cv2.INTER_AREA if zoom < 1.3 else cv2.INTER_LINEAR, flip)
             label = cut(item.inverse_depth.astype(np.float32), box, shape, cv2.INTER_LINEAR, flip)
             mask = cut(item.mask.astype(np.uint8), box, shape, cv2.INTER_NEAREST, flip) > 0
+            if mask.mean() < 0.3:  # a hole in the ground truth
+                continue
             truth = fitted = np.full(shape, np.nan, np.float32)
             if item.log_depth is not None:
                 # A picture enlarged by s shows everything s times nearer.
@@ -238,7 +256,12 @@ def general_loss(raw: torch.Tensor, label: torch.Tensor, mask: torch.Tensor) -> 
     """Value, shape and edges of the normalised label."""
     target = normalise(label, mask)
     error = raw - target
-    shape = ((fit(raw, target, mask) - target).abs() * mask).sum() / mask.sum()
+    # Measures of depth ask for relative errors, which count most where the inverse depth is small; the label's zero
+    # lies, on NYU, about a median (quartiles 0.8 and 1.6) above the true one, and outdoors near it.
+    with torch.no_grad():
+        median = label.flatten(1).median(1).values[:, None, None, None].clamp_min(1e-3)
+        weight = mask * (1.5 * median / (label.clamp_min(0) + 0.5 * median)).clamp(0.4, 3.0)
+    shape = ((fit(raw, target, mask) - target).abs() * weight).sum() / mask.sum()
     return (error.abs() * mask).sum() / mask.sum() + shape + gradient_loss(error, mask)
 
 
@@ -254,38 +277,6 @@ def indoor_loss(log_depth: torch.Tensor, target: torch.Tensor, guide: torch.Tens
     return 2 * silog + l1 + 0.5 * soft + 1.0 * gradient_loss(log_depth - guide, mask)
 
 
-def feature_loss(taps: list[torch.Tensor], wanted: list[torch.Tensor]) -> torch.Tensor:
-    """Mean share of the teacher's variance that the student's tokens leave unexplained, over the taps."""
-    return torch.stack(
-        [(own.float() - theirs).square().mean() / theirs.var() for own, theirs in zip(taps, wanted, strict=True)]
-    ).mean()
-
-
-class Teacher(nn.Module):
-    """The large model's transformer, whose tokens after the 3rd, 6th, 9th and 12th block the student imitates."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        from transformers import DepthAnythingForDepthEstimation
-
-        whole = DepthAnythingForDepthEstimation.from_pretrained(folder).float().eval().requires_grad_(False)
-        self.backbone = whole.backbone
-        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
-
-    @torch.no_grad()
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """Map (B, 3, h, w) in [0, 1] to the tokens at the four taps."""
-        tokens = self.backbone.embeddings((image - self.mean) / self.std)
-        taps = []
-        for index, layer in enumerate(self.backbone.encoder.layer):
-            tokens = layer(tokens)
-            tokens = tokens[0] if isinstance(tokens, tuple) else tokens
-            if index % 3 == 2:
-                taps.append(self.backbone.layernorm(tokens).float())
-        return taps
-
-
 class Joint(nn.Module):
     """The network with both heads."""
 
@@ -294,13 +285,12 @@ class Joint(nn.Module):
         self.net = EmbeddedNet("inverse")
         self.indoor_head = EmbeddedNet("log_depth").head
 
-    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
-        """Map (B, 3, h, w) to inverse depth and log depth, (B, 1, h, w) each, and the tokens at the taps."""
-        taps = self.net.taps_of(image)
-        features = self.net.decode(image, taps)
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Map (B, 3, h, w) to inverse depth and log depth, (B, 1, h, w) each."""
+        features = self.net.decode(image, self.net.taps_of(image))
         raws = (head(features).float() for head in (self.net.head, self.indoor_head))
         first, second = (F.interpolate(r, scale_factor=2.0, mode="bilinear", align_corners=False) for r in raws)
-        return first, second, taps
+        return first, second
 
     def split(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return the state dicts of the two models."""
@@ -309,11 +299,11 @@ class Joint(nn.Module):
 
 
 @torch.no_grad()
-def evaluate(joint: Joint, nyu: Path, size: tuple[int, int] = (224, 294)) -> dict[str, float]:
+def evaluate(joint: Joint, nyu: Path, size: tuple[int, int] = SHAPES[0], every: int = 1) -> dict[str, float]:
     """Score on ``val.txt``: Eigen crop, cap 10 m; general after a scale-and-shift fit in inverse depth."""
     joint.eval()
     scores = []
-    for name in (nyu / "val.txt").read_text().split():
+    for name in (nyu / "val.txt").read_text().split()[::every]:
         image = cv2.cvtColor(cv2.imread(str(nyu / "rgb" / f"{name}.jpg")), cv2.COLOR_BGR2RGB)
         small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA).astype(np.float32) / 255
         outputs = [o[0, 0].numpy() for o in joint(torch.from_numpy(small).permute(2, 0, 1)[None])[:2]]
@@ -334,6 +324,47 @@ def evaluate(joint: Joint, nyu: Path, size: tuple[int, int] = (224, 294)) -> dic
 
 ENCODER = ("patches", "class_token", "positions", "blocks", "norm")
 """What came from the large model, and learns more slowly."""
+REFRESH = 100
+"""Steps after which the grids are chosen anew."""
+
+
+class FourBits:
+    """Puts the matrices of the blocks on their grids while gradients are computed; the optimiser moves exact values.
+
+    The gradient passes the rounding as if it were not there (Bengio et al., arXiv 1308.3432).
+    """
+
+    def __init__(self, joint: Joint) -> None:
+        self.weights = [m.weight for b in joint.net.blocks for m in (b.qkv, b.out, b.fc1, b.fc2)]
+        self.exact: list[torch.Tensor] = []
+        self.refresh()
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Choose the grids for the values of now."""
+        self.grids = [find_grid(weight) for weight in self.weights]
+
+    @torch.no_grad()
+    def snap(self) -> None:
+        """Round every matrix, and remember its values."""
+        self.exact = [weight.clone() for weight in self.weights]
+        for weight, grid in zip(self.weights, self.grids, strict=True):
+            weight.copy_(snap(weight, grid))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Put the values back."""
+        for weight, value in zip(self.weights, self.exact, strict=True):
+            weight.copy_(value)
+
+
+def example_inputs(cache: Path, count: int = 32) -> list[np.ndarray]:
+    """Return pictures of every source, as the network sees them, that show how large activations are."""
+    files = [sorted(folder.glob("*.npz")) for folder in sorted(cache.iterdir()) if folder.is_dir()]
+    chosen = [path for source in files for path in source[:: max(1, len(source) * len(files) // count)]]
+    size = SHAPES[0][::-1]
+    images = [cv2.resize(np.load(path)["image"], size, interpolation=cv2.INTER_AREA) for path in chosen]
+    return [image.transpose(2, 0, 1)[None].astype(np.float32) / 255 for image in images]
 
 
 def save(path: Path, state: object) -> None:
@@ -348,27 +379,23 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--nyu", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    start = parser.add_mutually_exclusive_group(required=True)
-    start.add_argument("--start", type=Path, help="what prune.py wrote")
-    start.add_argument("--again", type=Path, help="last.pt of an earlier run: begin with its averaged weights")
+    parser.add_argument("--start", type=Path, required=True, help="what prune.py wrote, or last.pt of the stage before")
+    parser.add_argument("--rgbd", type=Path, help="NAME/{rgb,depth_mm}/NUMBER.png and NAME/focal.txt of other cameras")
     parser.add_argument("--metric", type=Path, help="what metric.py wrote")
-    parser.add_argument("--large", action="store_true", help="the last stage alone, for a short round at a low rate")
-    parser.add_argument("--teacher", type=Path, required=True, help="folder of Depth Anything V2 Small (transformers)")
-    parser.add_argument("--feature-weight", type=float, default=3.0)
-    parser.add_argument("--steps", type=int, default=4400)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--lr", type=float, default=1e-3, help="of the decoder")
-    parser.add_argument("--relative-lr", type=float, default=5e-4, help="of the transformer, as a share of each matrix")
+    parser.add_argument("--lr", type=float, default=5e-4, help="of the decoder")
+    parser.add_argument("--relative-lr", type=float, default=4e-4, help="of the transformer, as a share of each matrix")
+    parser.add_argument("--four-bits", action="store_true", help="the last stage: its matrices have 4 bits")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     joint = Joint()
-    teacher = Teacher(args.teacher)
-    if args.again:
-        joint.load_state_dict(torch.load(args.again, map_location="cpu")["average"])
-    else:
-        joint.net.load_state_dict(torch.load(args.start, map_location="cpu"))
+    started = torch.load(args.start, map_location="cpu")
+    joint.load_state_dict(started.get("average", started))
+    if args.four_bits:
+        equalise(joint.net, example_inputs(args.cache))
     joint = joint.to(memory_format=torch.channels_last)
     average = copy.deepcopy(joint)
     # What came from the large model moves by a share of its own size: its matrices differ 30-fold in size, and at one
@@ -382,7 +409,7 @@ def main() -> None:
         else:
             fresh.append(parameter)
     groups.append({"params": fresh, "lr": args.lr})
-    optimiser = torch.optim.AdamW(groups, weight_decay=0.02)
+    optimiser = torch.optim.AdamW(groups, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [g["lr"] for g in groups], args.steps, pct_start=0.06)
     step = 0
     if (args.out / "last.pt").exists():
@@ -393,19 +420,20 @@ def main() -> None:
         step = state["step"]
         for _ in range(step):  # the rate depends on the step alone, so a resumed run may be given other --steps
             schedule.step()
-    queue: Queue = Queue(4)
+    queue: Queue = Queue(8)
     threading.Thread(target=batches, args=(args, step, queue), daemon=True).start()
+    grids = FourBits(joint) if args.four_bits else None
     begin, first, recent = time.time(), step, []
     while (batch := queue.get()) is not None:
         step, image, label, truth, fitted, mask = batch
         joint.train()
+        if grids:
+            if step % REFRESH == 0:
+                grids.refresh()
+            grids.snap()
         with torch.autocast("cpu", torch.bfloat16):
-            raw, log_depth, taps = joint(image.to(memory_format=torch.channels_last))
-            imitate = not args.large and step < IMITATE * args.steps
-            wanted = teacher(image) if imitate else None
+            raw, log_depth = joint(image.to(memory_format=torch.channels_last))
         loss = general_loss(raw, label, mask)
-        if wanted:
-            loss = loss + args.feature_weight * feature_loss(taps, wanted)
         metric = truth[:, 0, 0, 0].isfinite()
         if metric.any():
             loss = loss + metric.float().mean() * 2 * indoor_loss(
@@ -413,6 +441,8 @@ def main() -> None:
             )
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
+        if grids:
+            grids.restore()
         torch.nn.utils.clip_grad_norm_(joint.parameters(), 2.0)
         optimiser.step()
         schedule.step()
@@ -425,11 +455,15 @@ def main() -> None:
         if step % 50 == 0:
             rate = (step - first) * args.batch / (time.time() - begin)
             print(f"{step}/{args.steps} loss {np.mean(recent[-50:]):.4f} {rate:.1f} pictures/s", flush=True)
-        if step % 400 == 0 or step == args.steps:
-            scores = {k: round(v, 4) for k, v in evaluate(average, args.nyu).items()}
+        if step % 200 == 0 or step == args.steps:
+            judged = copy.deepcopy(average)
+            if args.four_bits:
+                FourBits(judged).snap()
+            every = 1 if step % 1000 == 0 or step == args.steps else 3
+            scores = {k: round(v, 4) for k, v in evaluate(judged, args.nyu, every=every).items()}
             print(step, scores, flush=True)
             with (args.out / "log.csv").open("a", newline="") as file:
-                csv.writer(file).writerow([step, round(float(np.mean(recent[-400:])), 4), *scores.values()])
+                csv.writer(file).writerow([step, round(float(np.mean(recent[-200:])), 4), *scores.values()])
             weights = {
                 "joint": joint.state_dict(),
                 "average": average.state_dict(),

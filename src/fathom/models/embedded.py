@@ -1,9 +1,10 @@
 """The small networks inside the package: `fathom-general` and `fathom-indoor`.
 
 A vision transformer of patch 14 under a light decoder. The transformer is the one of Depth Anything V2 Small (Yang et
-al., NeurIPS 2024), made narrow: 11 of its 12 blocks stay, each with 4 of 6 heads and 384 of 1536 hidden units, and what
-stays was refitted by least squares to give what the whole gave (`training/embedded/prune.py`). On such a start a few
-thousand labelled pictures go further than on an encoder that only knows ImageNet; `docs/results.md` has the figures.
+al., NeurIPS 2024): its 12 blocks and all their heads, with half of their hidden units, where what stays was refitted by
+least squares to give what the whole gave (`training/embedded/prune.py`). It sees few patches, 13 rows of 17, and its
+matrices have 4 bits (`four_bits.py`): both cost far less than blocks, heads or channels would; `docs/results.md` has
+the figures.
 
 Shapes for an input (B, 3, h, w), h and w multiples of 14, r = h/14, c = w/14:
 
@@ -11,12 +12,12 @@ Shapes for an input (B, 3, h, w), h and w multiples of 14, r = h/14, c = w/14:
 stage     made of                                 shape
 ========  ======================================  ==================
 tokens    14x14 patches, class token, position    (B, 1 + r*c, 384)
-blocks    11, tapped after the 3rd, 6th, 9th, 11th  4 x (B, 384, r, c)
+blocks    12, tapped after the 3rd, 6th, 9th, 12th  4 x (B, 384, r, c)
 fuse      taps 4 and 3, 3x3 units                 (B, 64, r, c)
 fuse 2    up, plus tap 2                          (B, 64, 2r, 2c)
 fuse 1    up, plus tap 1                          (B, 32, 4r, 4c)
 detail    up, concat a 3x3 stem of the picture    (B, 24, h/2, w/2)
-head      3x3, up, sharpen                        (B, 1, h, w)
+head      3x3, twice up and sharpen               (B, 1, 2h, 2w)
 ========  ======================================  ==================
 """
 
@@ -120,17 +121,17 @@ class EmbeddedNet(nn.Module):
     Example:
         >>> net = EmbeddedNet("log_depth", taps=(1, 2, 3, 4), hidden=32).eval()
         >>> net(torch.zeros(1, 3, 56, 84)).shape
-        torch.Size([1, 1, 56, 84])
+        torch.Size([1, 1, 112, 168])
     """
 
     def __init__(
         self,
         head: Literal["inverse", "log_depth"] = "inverse",
-        taps: tuple[int, int, int, int] = (3, 6, 9, 11),
+        taps: tuple[int, int, int, int] = (3, 6, 9, 12),
         width: int = 384,
-        heads: int = 4,
-        hidden: int = 384,
-        grid: tuple[int, int] = (16, 21),
+        heads: int = 6,
+        hidden: int = 768,
+        grid: tuple[int, int] = (13, 17),
     ) -> None:
         super().__init__()
         self.taps = tuple(taps)
@@ -187,13 +188,15 @@ class EmbeddedNet(nn.Module):
         return F.relu(self.detail(torch.cat([F.relu(fine), F.relu(self.stem(image - 0.5))], 1)))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map a picture (B, 3, h, w), RGB in [0, 1], h and w multiples of 14, to (B, 1, h, w).
+        """Map a picture (B, 3, h, w), RGB in [0, 1], h and w multiples of 14, to (B, 1, 2h, 2w).
 
         Returns:
             Affine-invariant inverse depth, or depth [m], as the head was chosen.
         """
-        raw = _up(self.head(self.decode(image, self.taps_of(image))).float(), 2.0)
-        raw = sharpen(raw, EDGES["log_depth" if self.log_depth else "inverse"])
+        raw = self.head(self.decode(image, self.taps_of(image))).float()
+        edge = EDGES["log_depth" if self.log_depth else "inverse"]
+        # Two steps place an edge better than one of four times the size with a window twice as large.
+        raw = sharpen(_up(sharpen(_up(raw, 2.0), edge), 2.0), edge)
         return raw.exp() if self.log_depth else raw
 
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from fathom.errors import ModelError, WeightsError, require
+from fathom.models.four_bits import SCALE as ROW_SCALE
+from fathom.models.four_bits import SIZES, Grid, pack_grid, unpack_grid
 
 # Marks of published layouts: (part of a key that gives it away, what to call it). The first that occurs wins.
 _FAMILIES = (
@@ -28,9 +30,6 @@ _FAMILIES = (
     ("features.0.", "torchvision features (AlexNet, VGG or MobileNet)"),
     ("segmentation_head.", "segmentation-models-pytorch"),
 )
-
-ROW_SCALE = ".row_scale"
-"""Ends the name of the tensor that holds the scales of another one's rows."""
 
 
 def guess_family(keys: Iterable[str]) -> str:
@@ -100,10 +99,14 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return unpack_rows(tensors)
 
 
-def pack_rows(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def pack_rows(state: Mapping[str, Tensor], grids: Mapping[str, Grid] | None = None) -> dict[str, Tensor]:
     """Store matrices and kernels in 8 bits: each row (slice along the first axis) as whole numbers times one scale.
 
     The largest error of an entry is 1/254 of the largest entry of its row. Vectors stay as they are.
+
+    Args:
+        state: Tensors by name.
+        grids: Grids of the matrices that are stored in 4 bits instead.
 
     Example:
         >>> sorted(pack_rows({"a": torch.tensor([[1.0, -0.5]]), "b": torch.ones(1)}))
@@ -111,7 +114,9 @@ def pack_rows(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     packed = {}
     for name, value in state.items():
-        if value.ndim > 1:
+        if grids and name in grids:
+            packed |= pack_grid(value, grids[name], name)
+        elif value.ndim > 1:
             scale = value.abs().amax(tuple(range(1, value.ndim)), keepdim=True).clamp_min(1e-12) / 127
             packed[name], packed[name + ROW_SCALE] = (value / scale).round().to(torch.int8), scale
         else:
@@ -126,11 +131,15 @@ def unpack_rows(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         >>> unpack_rows(pack_rows({"a": torch.tensor([[127.0, -64.0]])}))
         {'a': tensor([[127., -64.]])}
     """
-    return {
-        name: value * state[name + ROW_SCALE] if name + ROW_SCALE in state else value
-        for name, value in state.items()
-        if not name.endswith(ROW_SCALE)
-    }
+    whole = {}
+    for name, value in state.items():
+        if name + SIZES in state:
+            whole[name] = unpack_grid(value, state[name + SIZES], state[name + ROW_SCALE])
+        elif name + ROW_SCALE in state:
+            whole[name] = value * state[name + ROW_SCALE]
+        elif not name.endswith((ROW_SCALE, SIZES)):
+            whole[name] = value
+    return whole
 
 
 def load_weights(
