@@ -1,15 +1,15 @@
-"""Stage 2: make the transformer of Depth Anything V2 Small narrow, without training.
+"""Stage 2: drop half of the hidden units of Depth Anything V2 Small's transformer, without training.
 
     python training/embedded/prune.py --cache CACHE --nyu NYU --teacher TEACHER --out START.pt
+        [--decoder src/fathom/weights/fathom-general.safetensors src/fathom/weights/fathom-indoor.safetensors]
 
-One block of twelve is left out; in every other one 4 of 6 heads and 384 of 1536 hidden units stay: those whose outputs
-are largest on a few hundred pictures. What stays is then refitted by least squares, block after block: the new output
-matrix of each part gives, from the narrow network's own activations, what brings its stream of tokens back to the large
-network's (the layer-wise reconstruction of He et al., ICCV 2017, on a transformer). So each block also repairs what the
-ones before it lost.
+All blocks and heads stay. In every block the 768 of 1536 hidden units stay whose outputs are largest on a few hundred
+pictures, and their output matrix is refitted by least squares: from the narrow network's own activations it gives what
+brings its stream of tokens back to the large network's (the layer-wise reconstruction of He et al., ICCV 2017, on a
+transformer). So each block also repairs what the ones before it lost. The positions are resampled to few patches.
 
-Measured on the 320 pictures themselves, before any training: 16 % of the variance of the large network's depth is left
-unexplained. Leaving out five whole blocks, which saves as much, leaves 63 %.
+--decoder begins with the decoder and heads of an earlier version. Behind that of version 4, and before any training,
+half of the units give delta1 0.862 on every third frame of val.txt, and all of them 0.863.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def hidden(layer: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def narrow_block(layer: nn.Module, own: Tensor, large: Tensor, units: int) -> tuple[dict, Tensor, Tensor]:
-    """Choose, refit, and return the block's weights and both streams behind it.
+    """Choose hidden units, refit, and return the block's weights and both streams behind it.
 
     Args:
         layer: Block of the large network.

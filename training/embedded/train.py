@@ -1,25 +1,26 @@
-"""Stage 2: train both embedded models from the cache that `label.py` made.
+"""Stage 3: train both embedded models from the cache that `label.py` made.
 
-    python training/embedded/train.py --cache CACHE --nyu NYU --teacher TEACHER --start START.pt --out RUN
-    python training/embedded/train.py --cache CACHE --nyu NYU --teacher TEACHER --again RUN/last.pt --metric METRIC
-        --out NEXT
+    python training/embedded/train.py --cache CACHE --nyu NYU [--rgbd RGBD] --start START.pt --out RUN --steps 400
+    python training/embedded/train.py --cache CACHE --nyu NYU [--rgbd RGBD] --start RUN/last.pt --out FINAL --four-bits
 
 NYU is a folder with ``rgb/NNNN.jpg``, ``depth/NNNN.png`` [mm], ``train.txt`` and ``val.txt``; frames of ``val.txt`` are
-never trained on. A stopped run continues from RUN/last.pt with the same command. Every 400 steps the averaged weights
-are scored on ``val.txt`` and a line is added to RUN/log.csv. At the end RUN/general.pt and RUN/indoor.pt hold the
-averaged weights of the two models.
+never trained on. RGBD holds ground truth of other cameras, NAME/depth_mm/NUMBER.png [mm, 0 = none] and NAME/focal.txt
+(focal length over the picture's height), whose labels are CACHE/rgbd/NAME-NUMBER.npz. A stopped run continues from
+OUT/last.pt with the same command. Every 200 steps the averaged weights are scored on ``val.txt`` (on all of it every
+1000, else on a third) and a line is added to OUT/log.csv. OUT/general.pt and OUT/indoor.pt hold the averaged weights of
+the two models. The arithmetic is bfloat16 where autocast allows it.
+
+START.pt is what `prune.py` made of Depth Anything V2 Small. With ``--four-bits`` the channels of the start are levelled
+first (`equalise.py`), and from then on every picture is seen through matrices in 4 bits.
 
 The models share everything but the last convolution, so that every picture serves both:
 
 general: affine-invariant inverse depth, on the cached labels of every picture. The label is centred by its median and
 divided by its mean absolute deviation, and regressed directly: L1, L1 after a least-squares fit (which asks for the
 shape alone), and a gradient loss at four scales (Ranftl et al., TPAMI 2022).
-indoor: metric depth [m] as log depth, on the NYU ground truth and on what `metric.py` wrote for other pictures
-(scale-invariant log loss of BTS plus L1), with the gradients of the teacher's map after it was fitted to those metres
-(the ground truth itself is quantised and in-painted, and has no sharp edges).
-
-START.pt is what `prune.py` made of Depth Anything V2 Small; ``--again`` begins a further round with the averaged
-weights of an earlier one. The arithmetic is bfloat16 where autocast allows it.
+indoor: metric depth [m] as log depth, on ground truth (scale-invariant log loss of BTS plus L1), with the gradients of
+the teacher's map after it was fitted to those metres (the ground truth itself is quantised and in-painted, and has no
+sharp edges).
 """
 
 import argparse
@@ -55,8 +56,9 @@ MIX = {
 }
 cv2.setNumThreads(1)  # the loader is one thread beside the arithmetic
 EIGEN_CROP = (slice(45, 471), slice(41, 601))
-SHAPES = ((182, 238), (238, 182), (210, 210))
-"""Pictures of a batch: landscape, portrait, square."""
+SHAPES = {(182, 238): 0.74, (238, 182): 0.08, (210, 210): 0.10, (112, 392): 0.08}
+"""Height and width of the pictures of a batch, and how often; the first is that of NYU."""
+SIZE = next(iter(SHAPES))
 FRAME = 8
 """Rows and columns [px of the cache] of the white frame of NYU; mostly cut off, so that it is not learned."""
 
@@ -65,8 +67,7 @@ FRAME = 8
 class Item:
     """One training picture with its label and mask (H, W).
 
-    Where metres are known, `log_depth` [ln m] holds them, at any size, and ``scale * inverse_depth + shift`` is the
-    label in 1/m.
+    Where metres are known, `log_depth` [ln m] holds them and ``scale * inverse_depth + shift`` is the label in 1/m.
     """
 
     image: np.ndarray
@@ -75,7 +76,6 @@ class Item:
     log_depth: np.ndarray | None = None
     scale: float = 0.0
     shift: float = 0.0
-    truth: bool = False
 
 
 NYU_FOCAL = 519.47 / 480
@@ -100,23 +100,10 @@ def load_truth(path: Path, depth_file: Path, focal: float = NYU_FOCAL, border: i
         mask[:border], mask[-border:], mask[:, :border], mask[:, -border:] = False, False, False, False
     scale, shift = np.polyfit(data["inverse_depth"][mask].astype(np.float64), 1 / depth[mask].astype(np.float64), 1)
     log_depth = np.log(np.maximum(depth, 0.1))
-    return Item(data["image"], data["inverse_depth"], mask, log_depth, scale, shift, truth=True)
+    return Item(data["image"], data["inverse_depth"], mask, log_depth, scale, shift)
 
 
-def load_other(path: Path, metric: Path) -> Item:
-    """Load any other picture, with the metres that `metric.py` wrote where it did."""
-    data = np.load(path)
-    label = data["inverse_depth"]
-    mask = np.ones(label.shape, bool)
-    if not metric.exists():
-        return Item(data["image"], label, mask)
-    log_depth = np.load(metric)
-    small = cv2.resize(label.astype(np.float32), log_depth.shape[::-1], interpolation=cv2.INTER_AREA)
-    scale, shift = np.polyfit(small.ravel().astype(np.float64), np.exp(-log_depth.ravel().astype(np.float64)), 1)
-    return Item(data["image"], label, mask, log_depth, scale, shift)
-
-
-def load(cache: Path, nyu: Path, rgbd: Path | None, metric: Path | None) -> dict[str, list[Item]]:
+def load(cache: Path, nyu: Path, rgbd: Path | None) -> dict[str, list[Item]]:
     """Load every source into memory; NYU without its validation frames."""
     train = set((nyu / "train.txt").read_text().split())
     sets: dict[str, list[Item]] = {}
@@ -132,7 +119,8 @@ def load(cache: Path, nyu: Path, rgbd: Path | None, metric: Path | None) -> dict
             focal = float((rgbd / name / "focal.txt").read_text())
             item = load_truth(path, rgbd / name / "depth_mm" / f"{number}.png", focal)
         else:
-            item = load_other(path, (metric or cache) / source / f"{path.stem}.npy")
+            data = np.load(path)
+            item = Item(data["image"], data["inverse_depth"], np.ones(data["inverse_depth"].shape, bool))
         sets.setdefault(source, []).append(item)
     return sets
 
@@ -175,13 +163,13 @@ def cut(array: np.ndarray, box: tuple[int, int, int, int], shape: tuple[int, int
 
 def batches(args: argparse.Namespace, start: int, queue: Queue) -> None:
     """Fill the queue with batches; step `i` depends on the seed and `i` alone, so a resumed run sees the same data."""
-    sets = load(args.cache, args.nyu, args.rgbd, args.metric)
+    sets = load(args.cache, args.nyu, args.rgbd)
     names = [n for n in MIX if n in sets]
     share = np.array([MIX[n] for n in names])
     print({n: (len(sets[n]), sum(i.log_depth is not None for i in sets[n])) for n in names}, flush=True)
     for step in range(start, args.steps):
         rng = np.random.default_rng([args.seed, step])
-        shape = SHAPES[rng.choice(3, p=[0.8, 0.08, 0.12])]
+        shape = list(SHAPES)[rng.choice(len(SHAPES), p=list(SHAPES.values()))]
         rows: list[tuple[np.ndarray, ...]] = []
         while len(rows) < args.batch:
             name = names[rng.choice(len(names), p=share / share.sum())]
@@ -202,15 +190,10 @@ def batches(args: argparse.Namespace, start: int, queue: Queue) -> None:
                 continue
             truth = fitted = np.full(shape, np.nan, np.float32)
             if item.log_depth is not None:
-                # A picture enlarged by s shows everything s times nearer.
-                nearer = np.float32(np.log(item.mask.shape[0] / box[2]))
-                metres = item.log_depth
-                if not item.truth:
-                    metres = cv2.resize(metres.astype(np.float32), item.mask.shape[::-1])
-                truth = cut(metres, box, shape, cv2.INTER_NEAREST, flip) - nearer
+                # A picture enlarged by s shows everything s times nearer; a whole one fills the rows of SIZE.
+                nearer = np.float32(np.log((shape[0] / box[2]) / (SIZE[0] / item.mask.shape[0])))
+                truth = cut(item.log_depth, box, shape, cv2.INTER_NEAREST, flip) - nearer
                 fitted = -np.log(np.maximum(item.scale * label + item.shift, 1 / 12)).astype(np.float32) - nearer
-                if not item.truth:  # two estimates are better than either: delta1 0.879 on val.txt, not 0.866 and 0.878
-                    truth = (truth + fitted) / 2
             rows.append((colour(image, rng), label, truth, fitted, mask))
         stack = [torch.from_numpy(np.ascontiguousarray(np.stack(a))) for a in zip(*rows, strict=True)]
         queue.put((step, stack[0].permute(0, 3, 1, 2), *(a[:, None] for a in stack[1:])))
@@ -299,7 +282,7 @@ class Joint(nn.Module):
 
 
 @torch.no_grad()
-def evaluate(joint: Joint, nyu: Path, size: tuple[int, int] = SHAPES[0], every: int = 1) -> dict[str, float]:
+def evaluate(joint: Joint, nyu: Path, size: tuple[int, int] = SIZE, every: int = 1) -> dict[str, float]:
     """Score on ``val.txt``: Eigen crop, cap 10 m; general after a scale-and-shift fit in inverse depth."""
     joint.eval()
     scores = []
@@ -362,7 +345,7 @@ def example_inputs(cache: Path, count: int = 32) -> list[np.ndarray]:
     """Return pictures of every source, as the network sees them, that show how large activations are."""
     files = [sorted(folder.glob("*.npz")) for folder in sorted(cache.iterdir()) if folder.is_dir()]
     chosen = [path for source in files for path in source[:: max(1, len(source) * len(files) // count)]]
-    size = SHAPES[0][::-1]
+    size = SIZE[::-1]
     images = [cv2.resize(np.load(path)["image"], size, interpolation=cv2.INTER_AREA) for path in chosen]
     return [image.transpose(2, 0, 1)[None].astype(np.float32) / 255 for image in images]
 
@@ -381,7 +364,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--start", type=Path, required=True, help="what prune.py wrote, or last.pt of the stage before")
     parser.add_argument("--rgbd", type=Path, help="NAME/{rgb,depth_mm}/NUMBER.png and NAME/focal.txt of other cameras")
-    parser.add_argument("--metric", type=Path, help="what metric.py wrote")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=5e-4, help="of the decoder")

@@ -1,0 +1,90 @@
+"""The embedded models' training: matrices in 4 bits, and ground truth of several cameras."""
+
+import argparse
+import sys
+from pathlib import Path
+from queue import Queue
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+cv2 = pytest.importorskip("cv2")
+
+from fathom.models.four_bits import find_grid, snap  # noqa: E402
+
+TRAINING = Path(__file__).resolve().parents[2] / "training" / "embedded"
+
+
+@pytest.fixture(scope="module")
+def train():
+    sys.path.insert(0, str(TRAINING))
+    try:
+        import train
+    finally:
+        sys.path.remove(str(TRAINING))
+    return train
+
+
+@pytest.fixture
+def data(tmp_path):
+    """One NYU frame and one of another camera: planes of 2 m, labels 1 / depth."""
+    rng = np.random.default_rng(0)
+    for source, name in (("nyu", "0001"), ("rgbd", "other-0003")):
+        (tmp_path / "cache" / source).mkdir(parents=True)
+        label = (0.5 + 0.01 * rng.random((320, 416))).astype(np.float16)
+        image = rng.integers(0, 256, (320, 416, 3), np.uint8)
+        np.savez(tmp_path / "cache" / source / f"{name}.npz", image=image, inverse_depth=label)
+    for folder, name in (("nyu/depth", "0001"), ("rgbd/other/depth_mm", "0003")):
+        (tmp_path / folder).mkdir(parents=True)
+        cv2.imwrite(str(tmp_path / folder / f"{name}.png"), np.full((480, 640), 2000, np.uint16))
+    (tmp_path / "nyu" / "train.txt").write_text("0001\n")
+    (tmp_path / "rgbd" / "other" / "focal.txt").write_text(f"{2 * 519.47 / 480}\n")
+    return tmp_path
+
+
+def test_the_optimiser_moves_exact_values_and_gradients_see_four_bits(train):
+    joint = train.Joint()
+    before = {name: value.clone() for name, value in joint.state_dict().items()}
+    grids = train.FourBits(joint)
+    grids.snap()
+    for name, value in joint.state_dict().items():
+        if ".blocks." in name and value.ndim == 2:
+            assert torch.equal(value, snap(before[name], find_grid(before[name])))
+            assert not torch.equal(value, before[name])
+        else:
+            assert torch.equal(value, before[name])
+    grids.restore()
+    assert all(torch.equal(value, before[name]) for name, value in joint.state_dict().items())
+
+
+def test_a_camera_of_twice_the_focal_length_shows_everything_half_as_far(train, data):
+    sets = train.load(data / "cache", data / "nyu", data / "rgbd")
+    [nyu], [other] = sets["nyu"], sets["rgbd"]
+    np.testing.assert_allclose(nyu.log_depth, np.log(2), rtol=1e-6)
+    np.testing.assert_allclose(other.log_depth, np.log(1), atol=1e-6)
+    assert not nyu.mask[0].any()
+    assert other.mask.all()
+
+
+def test_pictures_of_validation_are_left_out(train, data):
+    (data / "nyu" / "train.txt").write_text("0002\n")
+    assert "nyu" not in train.load(data / "cache", data / "nyu", data / "rgbd")
+
+
+def test_a_picture_enlarged_is_nearer(train, data):
+    args = argparse.Namespace(cache=data / "cache", nyu=data / "nyu", rgbd=data / "rgbd", steps=24, batch=4, seed=0)
+    queue = Queue()
+    train.batches(args, 0, queue)
+    shapes, seen = set(), []
+    while (batch := queue.get()) is not None:
+        _, image, _, truth, _, mask = batch
+        shapes.add(tuple(image.shape[-2:]))
+        assert image.shape[-2:] == truth.shape[-2:] == mask.shape[-2:]
+        plane = truth[:, 0, 0, 0].exp()
+        assert bool(((truth.exp() - plane[:, None, None, None]).abs() < 1e-4).all())
+        if image.shape[-2:] == train.SIZE:
+            seen += plane.tolist()
+    assert len(shapes) > 1
+    assert max(seen) == pytest.approx(2.0, rel=0.02)  # a whole frame of NYU
+    assert min(seen) < 0.9  # the other camera, cropped
