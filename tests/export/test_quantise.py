@@ -97,6 +97,11 @@ def test_head_layers_are_found_by_their_width():
     model.graph.node[0].name = "head"
     assert head_layers(model) == ["head"]
     assert head_layers(one_conv(np.ones((2, 3, 3, 3), np.float32))) == []
+    behind = one_conv(np.ones((4, 1, 3, 3), np.float32))
+    behind.graph.node[0].name = "enlarge"
+    assert head_layers(behind) == ["enlarge"]
+    behind.graph.node[0].attribute.append(onnx.helper.make_attribute("group", 4))
+    assert head_layers(behind) == []  # a depthwise layer
 
 
 def test_patch_layers_are_as_wide_as_their_step():

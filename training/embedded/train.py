@@ -17,7 +17,8 @@ The models share everything but the last convolution, so that every picture serv
 
 general: affine-invariant inverse depth, on the cached labels of every picture. The label is centred by its median and
 divided by its mean absolute deviation, and regressed directly: L1, L1 after a least-squares fit (which asks for the
-shape alone), and a gradient loss at four scales (Ranftl et al., TPAMI 2022).
+shape alone), and a gradient loss at four scales (Ranftl et al., TPAMI 2022). Where there is ground truth, the relative
+error after the fit to it counts, too.
 indoor: metric depth [m] as log depth, on ground truth (scale-invariant log loss of BTS plus L1), with the gradients of
 the teacher's map after it was fitted to those metres (the ground truth itself is quantised and in-painted, and has no
 sharp edges).
@@ -222,7 +223,9 @@ def gradient_loss(error: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return total / 4
 
 
-def fit(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+def fit(
+    pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor, limits: tuple[float, float] = (0.2, 5.0)
+) -> torch.Tensor:
     """Return the prediction after a least-squares scale and shift for each image; no gradient through the fit."""
     with torch.no_grad():
         weight = mask.float()
@@ -231,7 +234,7 @@ def fit(pred: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.T
         mean_t = (target * weight).sum((1, 2, 3), keepdim=True) / count
         covariance = ((pred - mean_p) * (target - mean_t) * weight).sum((1, 2, 3), keepdim=True)
         variance = ((pred - mean_p).square() * weight).sum((1, 2, 3), keepdim=True)
-        scale = (covariance / variance.clamp_min(1e-6)).clamp(0.2, 5.0)
+        scale = (covariance / variance.clamp_min(1e-6)).clamp(*limits)
     return scale * (pred - mean_p) + mean_t
 
 
@@ -246,6 +249,13 @@ def general_loss(raw: torch.Tensor, label: torch.Tensor, mask: torch.Tensor) -> 
         weight = mask * (1.5 * median / (label.clamp_min(0) + 0.5 * median)).clamp(0.4, 3.0)
     shape = ((fit(raw, target, mask) - target).abs() * weight).sum() / mask.sum()
     return (error.abs() * mask).sum() / mask.sum() + shape + gradient_loss(error, mask)
+
+
+def fitted_loss(raw: torch.Tensor, log_depth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Relative error in inverse depth of the affine-invariant map after its fit to the ground truth."""
+    inverse = (-log_depth).exp()
+    relative = (fit(raw, inverse, mask, (0.01, 1.0)) - inverse).abs() / inverse
+    return (relative.clamp_max(1) * mask).sum() / mask.sum()
 
 
 def indoor_loss(log_depth: torch.Tensor, target: torch.Tensor, guide: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -393,12 +403,15 @@ def main() -> None:
     groups.append({"params": fresh, "lr": args.lr})
     optimiser = torch.optim.AdamW(groups, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [g["lr"] for g in groups], args.steps, pct_start=0.06)
+    rates = [{name: group[name] for name in ("initial_lr", "max_lr", "min_lr")} for group in optimiser.param_groups]
     step = 0
     if (args.out / "last.pt").exists():
         state = torch.load(args.out / "last.pt", map_location="cpu")
         joint.load_state_dict(state["joint"])
         average.load_state_dict(state["average"])
         optimiser.load_state_dict(state["optimiser"])
+        for group, rate in zip(optimiser.param_groups, rates, strict=True):
+            group.update(rate)
         step = state["step"]
         for _ in range(step):  # the rate depends on the step alone, so a resumed run may be given other --steps
             schedule.step()
@@ -418,9 +431,9 @@ def main() -> None:
         loss = general_loss(raw, label, mask)
         metric = truth[:, 0, 0, 0].isfinite()
         if metric.any():
-            loss = loss + metric.float().mean() * 2 * indoor_loss(
-                log_depth[metric], truth[metric], fitted[metric], mask[metric]
-            )
+            share = metric.float().mean()
+            loss = loss + 2 * share * indoor_loss(log_depth[metric], truth[metric], fitted[metric], mask[metric])
+            loss = loss + 6 * share * fitted_loss(raw[metric], truth[metric], mask[metric])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         if grids:

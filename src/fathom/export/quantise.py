@@ -54,13 +54,16 @@ class Sensitivity:
 
 
 def head_layers(model: Any) -> list[str]:
-    """List the layers that give a single channel: the depth itself, where every step of the grid shows."""
+    """List the layers that give or take a single channel: the depth itself, where every step of the grid shows."""
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    return [
-        node.name
-        for node in model.graph.node
-        if node.op_type == "Conv" and len(node.input) > 1 and shapes.get(node.input[1], (0,))[0] == 1
-    ]
+    found = []
+    for node in model.graph.node:
+        if node.op_type == "Conv" and len(node.input) > 1:
+            shape = shapes.get(node.input[1], (0, 0))
+            is_grouped = any(one.name == "group" and one.i > 1 for one in node.attribute)
+            if shape[0] == 1 or (shape[1] == 1 and not is_grouped):
+                found.append(node.name)
+    return found
 
 
 def patch_layers(model: Any) -> list[str]:
