@@ -106,7 +106,7 @@ def rotation_of(axis, angle):
 def test_axis_angle_is_the_matrix_exponential(angle):
     axis = torch.tensor([2.0, -1, 2], dtype=DOUBLE) / 3
     pose = pose_from_axis_angle((axis * angle)[None], torch.tensor([[1.0, 2, 3]], dtype=DOUBLE))
-    assert torch.allclose(pose[0, :3, :3], rotation_of(axis.tolist(), angle), atol=1e-14, rtol=0)
+    assert torch.allclose(pose[0, :3, :3], rotation_of(axis.tolist(), angle), atol=1e-13, rtol=0)
     assert pose[0, :, 3].tolist() == [1, 2, 3, 1] and pose[0, 3].tolist() == [0, 0, 0, 1]
     single = pose_from_axis_angle((axis * angle)[None].float(), torch.zeros(1, 3))
     assert torch.allclose(single[0, :3, :3].double(), pose[0, :3, :3], atol=3e-7, rtol=0)

@@ -1,9 +1,9 @@
 """Store the matrices of an ONNX file in 4 bits that runtimes turn into their 8 bits when they load it.
 
-The file computes in 8 bits. Every matrix on a grid of `fathom.models.four_bits` becomes two tables of bytes and a few
-operations on constants, which every runtime folds away: two codes, and two sizes, lie in each byte and are looked up in
-tables of 256, because lookups have no other meaning to a runtime. (A cast and a product could be taken for weights that
-it should keep compressed.)
+The file computes in 8 bits. Every matrix on a grid of `fathom.models.four_bits` becomes two tables of bytes and a
+few operations on constants, which every runtime folds away: two codes, or two sizes, lie in each byte and are looked up
+in a table of 256 rows, because lookups have no other meaning to a runtime. (A cast and a product could be taken for
+weights that it should keep compressed.) ONNX Runtime frees what lies between only at the end, so the steps are few.
 """
 
 from collections.abc import Mapping
@@ -13,15 +13,11 @@ import numpy as np
 import onnx
 from torch import Tensor
 
-from fathom.models.four_bits import GROUP, LOWEST, SCALE, SIZES, Grid, pack_grid, snap
+from fathom.models.four_bits import GROUP, LOWEST, Grid, codes_of, snap
 
-BYTES = np.arange(256)
-TABLES = {
-    "codes_low": (BYTES & 15) + LOWEST,
-    "codes_high": (BYTES >> 4) + LOWEST,
-    "sizes_low": BYTES & 15,
-    "sizes_high": BYTES >> 4,
-}
+_BYTES = np.arange(256)
+PAIRS = np.stack([_BYTES & 15, _BYTES >> 4], 1).astype(np.float32)
+TABLES = {"pairs_of_codes": PAIRS + LOWEST, "pairs_of_sizes": PAIRS}
 
 
 def store_in_four_bits(model: Any, matrices: Mapping[str, tuple[Tensor, Grid]]) -> Any:
@@ -45,18 +41,17 @@ def store_in_four_bits(model: Any, matrices: Mapping[str, tuple[Tensor, Grid]]) 
             values, scale = (array(stored[name]) for name in item.input[:2])
             if values.ndim == 2 and scale.shape == values.shape[1:]:  # the second factor of a product
                 candidates[item.input[0]] = values.astype(np.float32) * scale, item.input[1]
-    added = [tensor(values.astype(np.float32), name) for name, values in TABLES.items()]
+    added = [tensor(values, name) for name, values in TABLES.items()]
     nodes: list[Any] = []
     replaced: set[str] = set()
 
-    def unpack(packed: np.ndarray, name: str, table: str) -> str:
-        """Add the operations that turn bytes (R, N) into numbers (2 R, N)."""
-        added.append(tensor(np.ascontiguousarray(packed), f"{name}_bytes"))
+    def unpack(values: np.ndarray, name: str, table: str) -> str:
+        """Add the operations that turn bytes (..., N / 2) into numbers (..., N / 2, 2)."""
+        low, high = values[..., ::2].astype(np.uint8), values[..., 1::2].astype(np.uint8)
+        added.append(tensor(low | (high << 4), f"{name}_bytes"))
         nodes.append(node("Cast", [f"{name}_bytes"], [f"{name}_index"], to=onnx.TensorProto.INT32))
-        for half in ("low", "high"):
-            nodes.append(node("Gather", [f"{table}_{half}", f"{name}_index"], [f"{name}_{half}"]))
-        nodes.append(node("Concat", [f"{name}_low", f"{name}_high"], [f"{name}_whole"], axis=0))
-        return f"{name}_whole"
+        nodes.append(node("Gather", [table, f"{name}_index"], [f"{name}_pairs"]))
+        return f"{name}_pairs"
 
     for name, (weight, grid) in matrices.items():
         wanted = snap(weight, grid).numpy().T
@@ -64,22 +59,20 @@ def store_in_four_bits(model: Any, matrices: Mapping[str, tuple[Tensor, Grid]]) 
         key = min(near, key=lambda one: np.abs(candidates[one][0] - wanted).max(), default="")
         if not key or np.abs(candidates[key][0] - wanted).max() > 0.01 * np.abs(wanted).max():
             raise ValueError(f"No matrix of the file is '{name}'.")
-        packed = {part: value.numpy().T for part, value in pack_grid(weight, grid, name).items()}
         rows, columns = wanted.shape
-        shapes = {"groups": (rows // GROUP, GROUP, columns), "each": (rows // GROUP, 1, columns), "all": wanted.shape}
-        added += [tensor(np.array(shape, np.int64), f"{key}_{part}") for part, shape in shapes.items()]
-        codes, sizes = (
-            unpack(packed[name], f"{key}_codes", "codes"),
-            unpack(packed[name + SIZES], f"{key}_sizes", "sizes"),
-        )
-        nodes += [
-            node("Reshape", [codes, f"{key}_groups"], [f"{key}_grouped"]),
-            node("Reshape", [sizes, f"{key}_each"], [f"{key}_each_size"]),
-            node("Mul", [f"{key}_grouped", f"{key}_each_size"], [f"{key}_product"]),
-            node("Reshape", [f"{key}_product", f"{key}_all"], [f"{key}_float"]),
-            node("Cast", [f"{key}_float"], [key], to=onnx.TensorProto.INT8),
+        codes = (codes_of(weight, grid).numpy().T - LOWEST).reshape(rows // GROUP, GROUP, columns)
+        sizes = grid.sizes.numpy().T[:, None]
+        factors = [
+            unpack(codes, f"{key}_codes", "pairs_of_codes"),
+            unpack(sizes, f"{key}_sizes", "pairs_of_sizes"),
         ]
-        added.append(tensor(np.ascontiguousarray(packed[name + SCALE][0]), candidates[key][1]))
+        added.append(tensor(np.array(wanted.shape, np.int64), f"{key}_shape"))
+        nodes += [
+            node("Mul", factors, [f"{key}_product"]),
+            node("Cast", [f"{key}_product"], [f"{key}_whole"], to=onnx.TensorProto.INT8),
+            node("Reshape", [f"{key}_whole", f"{key}_shape"], [key]),
+        ]
+        added.append(tensor(grid.scale.numpy()[:, 0].copy(), candidates[key][1]))
         replaced.update((key, candidates[key][1]))
         del candidates[key]
     kept = [item for item in model.graph.initializer if item.name not in replaced]

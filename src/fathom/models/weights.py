@@ -112,7 +112,7 @@ def pack_rows(state: Mapping[str, Tensor], grids: Mapping[str, Grid] | None = No
         >>> sorted(pack_rows({"a": torch.tensor([[1.0, -0.5]]), "b": torch.ones(1)}))
         ['a', 'a.row_scale', 'b']
     """
-    packed = {}
+    packed: dict[str, Tensor] = {}
     for name, value in state.items():
         if grids and name in grids:
             packed |= pack_grid(value, grids[name], name)
