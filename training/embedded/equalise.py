@@ -1,4 +1,4 @@
-"""Move the size of activations into the weights before both are stored in 8 bits; the network stays the same function.
+"""Move the size of activations into the weights before both get few bits; the network stays the same function.
 
 All tokens of a layer share one scale, so one large channel makes the grid coarse for the others. A norm before a layer
 can make its channel j smaller by s_j, and the layer's column j larger by it (Xiao et al., "SmoothQuant", ICML 2023,

@@ -3,11 +3,12 @@
     python training/embedded/package.py --checkpoint RUN/general.pt --card training/embedded/fathom-general.yaml
         --calibrate PICTURES --out src/fathom/weights
 
-NAME.onnx        8-bit weights and activations in every layer that holds weights, with the ranges that activations have
-                 on PICTURES, after `equalise.py`; attention, norms and the last layer in float32. Batch, height and
-                 width are dynamic.
-NAME.safetensors the network before that, for fine-tuning and for torch; each row of a matrix in 8 bits with a scale
-                 (half precision would make 17 MB).
+NAME.onnx        matrices of the blocks in 4 bits (`four_bits.py`), which are 8 bits in the arithmetic, as are the other
+                 layers with weights; activations in 8 bits with the ranges that they have on PICTURES. Attention,
+                 norms, the layer that cuts the patches and the last one are in float32. Batch, height and width are
+                 dynamic.
+NAME.safetensors the network before that, for fine-tuning and for torch: the same matrices in 4 bits, and each row of
+                 the rest in 8 bits with a scale.
 NAME.json        the card: what people wrote in the YAML file, and what is counted here (parameters, hashes, sizes).
 
 The ONNX file is run on the calibration pictures and compared with the network before anything is written to its place.
