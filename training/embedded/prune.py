@@ -26,7 +26,6 @@ from fathom.models.embedded import HEAD_WIDTH, MEAN, PATCH, STD, EmbeddedNet
 from fathom.models.weights import read_state_dict
 
 SIZE = (182, 238)
-ANTIALIAS = True
 SHARES = {"nyu": 0.4, "rooms": 0.3, "imagenet": 0.15, "photos": 0.1, "camvid": 0.05}
 ENCODER = ("patches", "class_token", "positions", "blocks", "norm")
 """What comes from the large model."""
@@ -125,7 +124,7 @@ def prune(teacher: nn.Module, pictures: Tensor, net: EmbeddedNet) -> None:
     side = round((embeddings.position_embeddings.shape[1] - 1) ** 0.5)
     grid = embeddings.position_embeddings[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
     rows, columns = SIZE[0] // PATCH, SIZE[1] // PATCH
-    state["positions"] = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False, antialias=ANTIALIAS)
+    state["positions"] = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False, antialias=True)
     state["class_token"] = embeddings.cls_token + embeddings.position_embeddings[:, :1]
     sources = {
         "patches": embeddings.patch_embeddings.projection,

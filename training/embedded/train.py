@@ -5,10 +5,10 @@
 
 NYU is a folder with ``rgb/NNNN.jpg``, ``depth/NNNN.png`` [mm], ``train.txt`` and ``val.txt``; frames of ``val.txt`` are
 never trained on. RGBD holds ground truth of other cameras, NAME/depth_mm/NUMBER.png [mm, 0 = none] and NAME/focal.txt
-(focal length over the picture's height), whose labels are CACHE/rgbd/NAME-NUMBER.npz. A stopped run continues from
-OUT/last.pt with the same command. Every 200 steps the averaged weights are scored on ``val.txt`` (on all of it every
-1000, else on a third) and a line is added to OUT/log.csv. OUT/general.pt and OUT/indoor.pt hold the averaged weights of
-the two models. The arithmetic is bfloat16 where autocast allows it.
+(focal length over the picture's height); their pictures, all in one folder as NAME-NUMBER.png, are labelled as the
+source rgbd. A stopped run continues from OUT/last.pt with the same command. Every 200 steps the averaged weights are
+scored on ``val.txt`` (on all of it every 1000, else on a third) and a line is added to OUT/log.csv. OUT/general.pt and
+OUT/indoor.pt hold the averaged weights of the two models. The arithmetic is bfloat16 where autocast allows it.
 
 START.pt is what `prune.py` made of Depth Anything V2 Small. With ``--four-bits`` the channels of the start are levelled
 first (`equalise.py`), and from then on every picture is seen through matrices in 4 bits.

@@ -103,8 +103,8 @@ def sharpen(values: Tensor, edge: float) -> Tensor:
         A soft form of the toggle mapping of Kramer and Bruckner, "Iterations of a non-linear transformation for
         enhancement of digital images", Pattern Recognition 7, 1975.
     """
-    # Neighbourhoods of the small map serve the large one, and a convolution enlarges: OpenVINO takes four times as long
-    # to interpolate a map of one channel.
+    # Neighbourhoods of the small map serve the large one, and a convolution enlarges: OpenVINO takes three times as
+    # long where it interpolates a map of one channel.
     large, largest, smallest = (
         F.pixel_shuffle(F.conv2d(F.pad(part, (1, 1, 1, 1), mode="replicate"), PHASES.to(values)), 2)
         for part in (values, F.max_pool2d(values, 3, 1, 1), -F.max_pool2d(-values, 3, 1, 1))

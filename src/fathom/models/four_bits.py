@@ -16,7 +16,7 @@ from torch import Tensor
 GROUP = 32
 """Entries of a row that share a size."""
 LOWEST, HIGHEST, LARGEST_SIZE = -8, 7, 15
-SIZES, SCALE = ".group_sizes", ".row_scale"
+SIZES, ROW_SCALE = ".group_sizes", ".row_scale"
 """End the names of the tensors that belong to a matrix in 4 bits."""
 
 
@@ -55,8 +55,8 @@ def find_grid(weight: Tensor) -> Grid:
     best = torch.full_like(largest, float("inf"))
     sizes = torch.ones_like(largest)
     for size in range(1, LARGEST_SIZE + 1):
-        step = (scale * size)[..., None]
-        error = (groups - (groups / step).round().clamp(LOWEST, HIGHEST) * step).square().sum(-1)
+        snapped = snap(weight, Grid(torch.full_like(largest, size), scale))
+        error = (snapped - weight).square().unflatten(1, (-1, GROUP)).sum(-1)
         sizes = torch.where(error < best, float(size), sizes)
         best = torch.minimum(error, best)
     return Grid(sizes, scale)
@@ -95,7 +95,7 @@ def pack_grid(weight: Tensor, grid: Grid, name: str) -> dict[str, Tensor]:
     return {
         name: _two_in_one(codes),
         name + SIZES: _two_in_one(grid.sizes.to(torch.uint8)),
-        name + SCALE: grid.scale.contiguous(),
+        name + ROW_SCALE: grid.scale.contiguous(),
     }
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fathom.errors import ModelError, WeightsError, require
-from fathom.models.four_bits import SCALE as ROW_SCALE
-from fathom.models.four_bits import SIZES, Grid, pack_grid, unpack_grid
+from fathom.models.four_bits import ROW_SCALE, SIZES, Grid, pack_grid, unpack_grid
 
 # Marks of published layouts: (part of a key that gives it away, what to call it). The first that occurs wins.
 _FAMILIES = (
