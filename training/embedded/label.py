@@ -72,8 +72,11 @@ def main() -> None:
         for path in sorted(p for p in Path(folder).rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"}):
             target = args.out / name / (path.relative_to(folder).with_suffix("").as_posix().replace("/", "_") + ".npz")
             if not target.exists():
-                height, width = cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_8).shape[:2]
-                todo.setdefault(bucket(height, width), []).append((path, target))
+                small = cv2.imread(str(path), cv2.IMREAD_REDUCED_COLOR_8)
+                if small is None:
+                    print(f"{path}: not a picture that OpenCV reads; left out", flush=True)
+                    continue
+                todo.setdefault(bucket(*small.shape[:2]), []).append((path, target))
     count, start = 0, time.time()
     for aspect, pairs in todo.items():
         height, width = sides(aspect, args.side, PATCH)
