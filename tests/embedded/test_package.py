@@ -35,8 +35,6 @@ def folder(tmp_path_factory):
     torch.manual_seed(0)
     options = {"taps": [1, 2, 3, 4], "heads": 2, "hidden": 64, "grid": [4, 5]}
     network = MODELS["fathom-indoor"].build(**options).eval()
-    with torch.no_grad():
-        network.head.weight.normal_(0, 0.1)
     pictures = tmp_path_factory.mktemp("pictures")
     for index in range(4):
         smooth = np.random.default_rng(index).integers(0, 256, (6, 8, 3), np.uint8)
@@ -128,7 +126,6 @@ def test_equalising_keeps_the_function_and_levels_the_channels():
     torch.manual_seed(1)
     network = MODELS["fathom-general"].build(taps=(1, 2, 3, 4), heads=2, hidden=64, grid=(4, 5)).eval()
     with torch.no_grad():
-        network.head.weight.normal_(0, 0.1)
         for block in network.blocks:
             block.norm1.weight[7] = 40.0  # one channel drowns the others
     image = np.random.default_rng(1).random((1, 3, 56, 84), np.float32)

@@ -73,9 +73,9 @@ def test_pictures_of_validation_are_left_out(train, data):
 
 
 def test_a_picture_enlarged_is_nearer(train, data):
-    args = argparse.Namespace(cache=data / "cache", nyu=data / "nyu", rgbd=data / "rgbd", steps=24, batch=4, seed=0)
+    args = argparse.Namespace(size=train.SIZE, steps=24, batch=4, seed=0)
     queue = Queue()
-    train.batches(args, 0, queue)
+    train.batches(args, train.load(data / "cache", data / "nyu", data / "rgbd"), 0, queue)
     shapes, seen = set(), []
     while (batch := queue.get()) is not None:
         _, image, _, truth, _, mask = batch
@@ -88,3 +88,13 @@ def test_a_picture_enlarged_is_nearer(train, data):
     assert len(shapes) > 1
     assert max(seen) == pytest.approx(2.0, rel=0.02)  # a whole frame of NYU
     assert min(seen) < 0.9  # the other camera, cropped
+
+
+@pytest.mark.parametrize("size", [(224, 294), (182, 238)])
+def test_pictures_of_every_aspect_have_about_as_many_patches(train, size):
+    found = train.shapes(size)
+    assert found[0] == size
+    for (height, width), aspect in zip(found, train.ASPECTS, strict=True):
+        assert height % 14 == width % 14 == 0
+        assert height / width == pytest.approx(aspect, rel=0.1)
+        assert height * width == pytest.approx(size[0] * size[1], rel=0.06)

@@ -38,12 +38,12 @@ def tiny_source(spec: InputSpec = SPEC, *, seed: int = 3) -> Source:
 
 
 def embedded_source() -> Source:
-    """Return a source with the architecture of the packaged models, narrow."""
+    """Return a source with the architecture of `fathom-general`, whose operations `fathom-indoor` has, too; narrow."""
     torch.manual_seed(5)
-    network = EmbeddedNet("log_depth", taps=(1, 2, 3, 4), hidden=32).eval().requires_grad_(False)
-    network.head.weight.mul_(10)  # maps that vary, so that edges are sharpened
+    network = EmbeddedNet("inverse", taps=(1, 2, 3, 4), hidden=32).eval().requires_grad_(False)
     spec = InputSpec(law="area", area=(70, 84), multiple=14, interpolation="area")
-    return Source(ModelCard(name="tiny-embedded", kind=DepthKind.METRIC_DEPTH, input=spec), network, None, "")
+    card = ModelCard(name="tiny-embedded", kind=DepthKind.AFFINE_INVARIANT_INVERSE_DEPTH, input=spec)
+    return Source(card, network, None, "")
 
 
 class SizedDepth(TinyDepth):

@@ -1,7 +1,7 @@
 """Stage 2: drop half of the hidden units of Depth Anything V2 Small's transformer, without training.
 
     python training/embedded/prune.py --cache CACHE --nyu NYU --teacher TEACHER --out START.pt
-        [--decoder src/fathom/weights/fathom-general.safetensors src/fathom/weights/fathom-indoor.safetensors]
+        [--decoder src/fathom/weights/fathom-general.safetensors]
 
 All blocks and heads stay. In every block the 768 of 1536 hidden units stay whose outputs are largest on a few hundred
 pictures, and their output matrix is refitted by least squares: from the narrow network's own activations it gives what
@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from fathom.models.embedded import HEAD_WIDTH, MEAN, PATCH, STD, EmbeddedNet
 from fathom.models.weights import read_state_dict
 
-SIZE = (182, 238)
+SIZE = (224, 294)
 SHARES = {"nyu": 0.4, "rooms": 0.3, "imagenet": 0.15, "photos": 0.1, "camvid": 0.05}
 ENCODER = ("patches", "class_token", "positions", "blocks", "norm")
 """What comes from the large model."""
@@ -123,8 +123,8 @@ def prune(teacher: nn.Module, pictures: Tensor, net: EmbeddedNet) -> None:
     embeddings, neck = backbone.embeddings, teacher.neck
     side = round((embeddings.position_embeddings.shape[1] - 1) ** 0.5)
     grid = embeddings.position_embeddings[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    rows, columns = SIZE[0] // PATCH, SIZE[1] // PATCH
-    state["positions"] = F.interpolate(grid, (rows, columns), mode="bicubic", align_corners=False, antialias=True)
+    cells = (SIZE[0] // PATCH, SIZE[1] // PATCH)
+    state["positions"] = F.interpolate(grid, cells, mode="bicubic", align_corners=False, antialias=True)
     state["class_token"] = embeddings.cls_token + embeddings.position_embeddings[:, :1]
     sources = {
         "patches": embeddings.patch_embeddings.projection,
@@ -151,15 +151,12 @@ def prune(teacher: nn.Module, pictures: Tensor, net: EmbeddedNet) -> None:
     net.load_state_dict(state)
 
 
-def join(net: EmbeddedNet, earlier: tuple[Path, Path] | None) -> dict[str, Tensor]:
-    """Return the state of `train.Joint`: the network, an earlier version's decoder if given, and the indoor head."""
+def join(net: EmbeddedNet, earlier: Path | None) -> dict[str, Tensor]:
+    """Return the state of `train.Joint`: the network, with an earlier version's decoder and heads if given."""
     state = net.state_dict()
-    head = EmbeddedNet("log_depth").head.state_dict()
     if earlier:
-        general, indoor = (read_state_dict(path) for path in earlier)
-        state |= {name: value for name, value in general.items() if name.split(".")[0] not in ENCODER}
-        head = {name: indoor[f"head.{name}"] for name in head}
-    return {f"net.{name}": v for name, v in state.items()} | {f"indoor_head.{name}": v for name, v in head.items()}
+        state |= {n: value for n, value in read_state_dict(earlier).items() if n.split(".")[0] not in ENCODER}
+    return {f"net.{name}": value for name, value in state.items()}
 
 
 @torch.inference_mode()
@@ -170,9 +167,7 @@ def main() -> None:
     parser.add_argument("--nyu", type=Path, required=True)
     parser.add_argument("--teacher", type=Path, required=True, help="folder of Depth Anything V2 Small (transformers)")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--decoder", type=Path, nargs=2, help="fathom-general.safetensors and fathom-indoor.safetensors to begin with"
-    )
+    parser.add_argument("--decoder", type=Path, help="fathom-general.safetensors to begin with")
     parser.add_argument("--pictures", type=int, default=320, help="more take more memory: 320 need about 4 GB")
     args = parser.parse_args()
     from transformers import DepthAnythingForDepthEstimation

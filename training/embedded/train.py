@@ -1,7 +1,11 @@
 """Stage 3: train both embedded models from the cache that `label.py` made.
 
-    python training/embedded/train.py --cache CACHE --nyu NYU [--rgbd RGBD] --start START.pt --out RUN --steps 400
-    python training/embedded/train.py --cache CACHE --nyu NYU [--rgbd RGBD] --start RUN/last.pt --out FINAL --four-bits
+    python training/embedded/train.py --cache CACHE --nyu NYU [--rgbd RGBD] --start START.pt --out FIRST --steps 400
+        --size 182 238
+    python training/embedded/train.py --cache CACHE --nyu NYU [--rgbd RGBD] --start FIRST/last.pt --out SMALL
+        --four-bits --size 182 238
+    python training/embedded/train.py --cache CACHE --nyu NYU [--rgbd RGBD] --start SMALL/last.pt --out FINAL
+        --four-bits --steps 3400
 
 NYU is a folder with ``rgb/NNNN.jpg``, ``depth/NNNN.png`` [mm], ``train.txt`` and ``val.txt``; frames of ``val.txt`` are
 never trained on. RGBD holds ground truth of other cameras, NAME/depth_mm/NUMBER.png [mm, 0 = none] and NAME/focal.txt
@@ -10,18 +14,19 @@ source rgbd. A stopped run continues from OUT/last.pt with the same command. Eve
 scored on ``val.txt`` (on all of it every 1000, else on a third) and a line is added to OUT/log.csv. OUT/general.pt and
 OUT/indoor.pt hold the averaged weights of the two models. The arithmetic is bfloat16 where autocast allows it.
 
-START.pt is what `prune.py` made of Depth Anything V2 Small. With ``--four-bits`` the channels of the start are levelled
-first (`equalise.py`), and from then on every picture is seen through matrices in 4 bits.
+START.pt is what `prune.py` made of Depth Anything V2 Small. The first runs see small pictures, which are cheap. With
+``--four-bits`` the channels of the start are levelled first (`equalise.py`), and from then on every picture is seen
+through matrices in 4 bits.
 
-The models share everything but the last convolution, so that every picture serves both:
+Both models are one network: `fathom-general` is the mean of its two heads, `fathom-indoor` the second. Every picture
+serves both:
 
-general: affine-invariant inverse depth, on the cached labels of every picture. The label is centred by its median and
+inverse: affine-invariant inverse depth, on the cached labels of every picture. The label is centred by its median and
 divided by its mean absolute deviation, and regressed directly: L1, L1 after a least-squares fit (which asks for the
 shape alone), and a gradient loss at four scales (Ranftl et al., TPAMI 2022). Where there is ground truth, the relative
 error after the fit to it counts, too.
-indoor: metric depth [m] as log depth, on ground truth (scale-invariant log loss of BTS plus L1), with the gradients of
-the teacher's map after it was fitted to those metres (the ground truth itself is quantised and in-painted, and has no
-sharp edges).
+log depth: on ground truth [m] (scale-invariant log loss of BTS plus L1), with the gradients of the teacher's map after
+it was fitted to those metres (the ground truth itself is quantised and in-painted, and has no sharp edges).
 """
 
 import argparse
@@ -40,26 +45,29 @@ import torch.nn.functional as F
 from equalise import equalise
 from torch import nn
 
-from fathom.models.embedded import EmbeddedNet
+from fathom.models.embedded import PATCH, EmbeddedNet
 from fathom.models.four_bits import find_grid, snap
 
 MIX = {
-    "nyu": 0.38,
-    "rgbd": 0.03,
-    "rooms": 0.34,
-    "houses": 0.03,
-    "photos": 0.08,
-    "imagenet": 0.09,
+    "nyu": 0.36,
+    "rgbd": 0.04,
+    "rooms": 0.25,
+    "houses": 0.02,
+    "photos": 0.11,
+    "objects": 0.06,
+    "imagenet": 0.06,
     "bsds": 0.02,
-    "camvid": 0.03,
-    "udacity": 0.02,
-    "aims": 0.01,
+    "roads": 0.05,
+    "camvid": 0.02,
+    "udacity": 0.005,
+    "aims": 0.005,
 }
 cv2.setNumThreads(1)  # the loader is one thread beside the arithmetic
 EIGEN_CROP = (slice(45, 471), slice(41, 601))
-SHAPES = {(182, 238): 0.74, (238, 182): 0.08, (210, 210): 0.10, (112, 392): 0.08}
-"""Height and width of the pictures of a batch, and how often; the first is that of NYU."""
-SIZE = next(iter(SHAPES))
+SIZE = (224, 294)
+"""Height and width [px] at which the models see pictures of NYU's shape."""
+ASPECTS = {0.76: 0.72, 1.32: 0.08, 1.0: 0.10, 0.286: 0.10}
+"""Height over width of the pictures of a batch, about, and how often; the first is that of NYU."""
 FRAME = 8
 """Rows and columns [px of the cache] of the white frame of NYU; mostly cut off, so that it is not learned."""
 
@@ -145,6 +153,12 @@ def colour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(out, 0, 1).astype(np.float32)
 
 
+def shapes(size: tuple[int, int]) -> list[tuple[int, int]]:
+    """Return height and width of the pictures of every aspect, with about as many patches as `size`."""
+    area = size[0] * size[1]
+    return [(PATCH * round((area * a) ** 0.5 / PATCH), PATCH * round((area / a) ** 0.5 / PATCH)) for a in ASPECTS]
+
+
 def window(
     height: int, width: int, shape: tuple[int, int], zoom: float, squeeze: float, rng
 ) -> tuple[int, int, int, int]:
@@ -162,15 +176,15 @@ def cut(array: np.ndarray, box: tuple[int, int, int, int], shape: tuple[int, int
     return out[:, ::-1] if flip else out
 
 
-def batches(args: argparse.Namespace, start: int, queue: Queue) -> None:
+def batches(args: argparse.Namespace, sets: dict[str, list[Item]], start: int, queue: Queue) -> None:
     """Fill the queue with batches; step `i` depends on the seed and `i` alone, so a resumed run sees the same data."""
-    sets = load(args.cache, args.nyu, args.rgbd)
     names = [n for n in MIX if n in sets]
     share = np.array([MIX[n] for n in names])
     print({n: (len(sets[n]), sum(i.log_depth is not None for i in sets[n])) for n in names}, flush=True)
+    choices = shapes(args.size)
     for step in range(start, args.steps):
         rng = np.random.default_rng([args.seed, step])
-        shape = list(SHAPES)[rng.choice(len(SHAPES), p=list(SHAPES.values()))]
+        shape = choices[rng.choice(len(choices), p=list(ASPECTS.values()))]
         rows: list[tuple[np.ndarray, ...]] = []
         while len(rows) < args.batch:
             name = names[rng.choice(len(names), p=share / share.sum())]
@@ -191,8 +205,8 @@ def batches(args: argparse.Namespace, start: int, queue: Queue) -> None:
                 continue
             truth = fitted = np.full(shape, np.nan, np.float32)
             if item.log_depth is not None:
-                # A picture enlarged by s shows everything s times nearer; a whole one fills the rows of SIZE.
-                nearer = np.float32(np.log((shape[0] / box[2]) / (SIZE[0] / item.mask.shape[0])))
+                # A picture enlarged by s shows everything s times nearer; a whole one fills the rows of `size`.
+                nearer = np.float32(np.log((shape[0] / box[2]) / (args.size[0] / item.mask.shape[0])))
                 truth = cut(item.log_depth, box, shape, cv2.INTER_NEAREST, flip) - nearer
                 fitted = -np.log(np.maximum(item.scale * label + item.shift, 1 / 12)).astype(np.float32) - nearer
             rows.append((colour(image, rng), label, truth, fitted, mask))
@@ -271,28 +285,27 @@ def indoor_loss(log_depth: torch.Tensor, target: torch.Tensor, guide: torch.Tens
 
 
 class Joint(nn.Module):
-    """The network with both heads."""
+    """The network, giving what both heads give, before they are joined and sharpened."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = EmbeddedNet("inverse")
-        self.indoor_head = EmbeddedNet("log_depth").head
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Map (B, 3, h, w) to inverse depth and log depth, (B, 1, h, w) each."""
         features = self.net.decode(image, self.net.taps_of(image))
-        raws = (head(features).float() for head in (self.net.head, self.indoor_head))
+        raws = (head(features).float() for head in (self.net.inverse_head, self.net.depth_head))
         first, second = (F.interpolate(r, scale_factor=2.0, mode="bilinear", align_corners=False) for r in raws)
         return first, second
 
     def split(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return the state dicts of the two models."""
         general = self.net.state_dict()
-        return {"general": general, "indoor": general | self.indoor_head.state_dict(prefix="head.")}
+        return {"general": general, "indoor": {k: v for k, v in general.items() if not k.startswith("inverse_head")}}
 
 
 @torch.no_grad()
-def evaluate(joint: Joint, nyu: Path, size: tuple[int, int] = SIZE, every: int = 1) -> dict[str, float]:
+def evaluate(joint: Joint, nyu: Path, size: tuple[int, int], every: int = 1) -> dict[str, float]:
     """Score on ``val.txt``: Eigen crop, cap 10 m; general after a scale-and-shift fit in inverse depth."""
     joint.eval()
     scores = []
@@ -351,12 +364,11 @@ class FourBits:
             weight.copy_(value)
 
 
-def example_inputs(cache: Path, count: int = 32) -> list[np.ndarray]:
+def example_inputs(cache: Path, size: tuple[int, int], count: int = 32) -> list[np.ndarray]:
     """Return pictures of every source, as the network sees them, that show how large activations are."""
     files = [sorted(folder.glob("*.npz")) for folder in sorted(cache.iterdir()) if folder.is_dir()]
     chosen = [path for source in files for path in source[:: max(1, len(source) * len(files) // count)]]
-    size = SIZE[::-1]
-    images = [cv2.resize(np.load(path)["image"], size, interpolation=cv2.INTER_AREA) for path in chosen]
+    images = [cv2.resize(np.load(path)["image"], size[::-1], interpolation=cv2.INTER_AREA) for path in chosen]
     return [image.transpose(2, 0, 1)[None].astype(np.float32) / 255 for image in images]
 
 
@@ -379,15 +391,20 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=5e-4, help="of the decoder")
     parser.add_argument("--relative-lr", type=float, default=4e-4, help="of the transformer, as a share of each matrix")
     parser.add_argument("--four-bits", action="store_true", help="the last stage: its matrices have 4 bits")
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE, help="height and width of pictures of NYU's shape")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     joint = Joint()
     started = torch.load(args.start, map_location="cpu")
-    joint.load_state_dict(started.get("average", started))
+    state = started.get("average", started)
+    positions = state["net.positions"].float()  # a start of another size stores another grid
+    grid = joint.net.positions.shape[-2:]
+    state["net.positions"] = F.interpolate(positions, grid, mode="bicubic", align_corners=False)
+    joint.load_state_dict(state)
     if args.four_bits:
-        equalise(joint.net, example_inputs(args.cache))
+        equalise(joint.net, example_inputs(args.cache, args.size))
     joint = joint.to(memory_format=torch.channels_last)
     average = copy.deepcopy(joint)
     # What came from the large model moves by a share of its own size: its matrices differ 30-fold in size, and at one
@@ -416,7 +433,8 @@ def main() -> None:
         for _ in range(step):  # the rate depends on the step alone, so a resumed run may be given other --steps
             schedule.step()
     queue: Queue = Queue(8)
-    threading.Thread(target=batches, args=(args, step, queue), daemon=True).start()
+    sets = load(args.cache, args.nyu, args.rgbd)
+    threading.Thread(target=batches, args=(args, sets, step, queue), daemon=True).start()
     grids = FourBits(joint) if args.four_bits else None
     begin, first, recent = time.time(), step, []
     while (batch := queue.get()) is not None:
@@ -455,7 +473,7 @@ def main() -> None:
             if args.four_bits:
                 FourBits(judged).snap()
             every = 1 if step % 1000 == 0 or step == args.steps else 3
-            scores = {k: round(v, 4) for k, v in evaluate(judged, args.nyu, every=every).items()}
+            scores = {k: round(v, 4) for k, v in evaluate(judged, args.nyu, args.size, every=every).items()}
             print(step, scores, flush=True)
             with (args.out / "log.csv").open("a", newline="") as file:
                 csv.writer(file).writerow([step, round(float(np.mean(recent[-200:])), 4), *scores.values()])

@@ -61,7 +61,9 @@ def program_to_onnx(program: Any) -> Any:
     except torch.onnx.OnnxExporterError as error:
         raise ModelError(f"The network has no form in ONNX: {str(error).splitlines()[0]}") from error
     assert exported is not None
-    return merge_interleaving(drop_softmax_guards(exported.model_proto))
+    model = exported.model_proto
+    del model.graph.metadata_props[:]  # torch's notes on the trace, which list the limits of sizes in any order
+    return merge_interleaving(drop_softmax_guards(model))
 
 
 def drop_softmax_guards(model: Any) -> Any:

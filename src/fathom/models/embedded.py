@@ -2,9 +2,13 @@
 
 A vision transformer of patch 14 under a light decoder. The transformer is the one of Depth Anything V2 Small (Yang et
 al., NeurIPS 2024): its 12 blocks and all their heads, with half of their hidden units, where what stays was refitted by
-least squares to give what the whole gave (`training/embedded/prune.py`). It sees few patches, 13 rows of 17, and its
+least squares to give what the whole gave (`training/embedded/prune.py`). It sees few patches, 16 rows of 21, and its
 matrices have 4 bits (`four_bits.py`): both cost far less than blocks, heads or channels would; `docs/results.md` has
 the figures.
+
+`fathom-indoor` ends in a layer that gives the logarithm of depth. `fathom-general` has that layer, too, beside one that
+was trained on its teacher's inverse depth, and gives the mean of both, each centred and scaled: the first is right more
+often in rooms, the second elsewhere.
 
 Shapes for an input (B, 3, h, w), h and w multiples of 14, r = h/14, c = w/14:
 
@@ -17,7 +21,7 @@ fuse      taps 4 and 3, 3x3 units                 (B, 64, r, c)
 fuse 2    up, plus tap 2                          (B, 64, 2r, 2c)
 fuse 1    up, plus tap 1                          (B, 32, 4r, 4c)
 detail    up, concat a 3x3 stem of the picture    (B, 24, h/2, w/2)
-head      3x3, twice up and sharpen               (B, 1, 2h, 2w)
+head      3x3, one or two; twice up and sharpen   (B, 1, 2h, 2w)
 ========  ======================================  ==================
 """
 
@@ -73,9 +77,9 @@ def _up(features: Tensor, factor: float) -> Tensor:
     return F.interpolate(features, scale_factor=factor, mode="bilinear", align_corners=False)
 
 
-_HALVES = torch.tensor([[0.25, 0.75, 0.0], [0.0, 0.75, 0.25]])
-PHASES = torch.einsum("ai,bj->abij", _HALVES, _HALVES).reshape(4, 1, 3, 3)
-"""Kernels that give the four pixels into which bilinear enlargement turns one."""
+_HALVES = ((0.25, 0.75, 0.0), (0.0, 0.75, 0.25))
+PHASES = [[[[a * b for b in row] for a in column]] for column in _HALVES for row in _HALVES]
+"""Kernels (4, 1, 3, 3) that give the four pixels into which bilinear enlargement turns one."""
 
 
 def sharpen(values: Tensor, edge: float) -> Tensor:
@@ -104,11 +108,12 @@ def sharpen(values: Tensor, edge: float) -> Tensor:
         enhancement of digital images", Pattern Recognition 7, 1975.
     """
     # Neighbourhoods of the small map serve the large one, and a convolution enlarges: OpenVINO takes three times as
-    # long where it interpolates a map of one channel. Without rows and columns the four pixels of one stay four
-    # channels: OpenVINO fills up a map of few channels to 16, and takes ten times as long.
-    rows, columns = values.shape[-2:]
+    # long where it interpolates a map of one channel. It takes four times as long for all that follows where that one
+    # channel stays a dimension. (Flat maps of four channels before the shuffle would be a little faster still, but
+    # onnx2tf cannot convert them.)
+    kernels = torch.tensor(PHASES, dtype=values.dtype, device=values.device)
     large, largest, smallest = (
-        F.conv2d(F.pad(part, (1, 1, 1, 1), mode="replicate"), PHASES.to(values)).flatten(2)
+        F.pixel_shuffle(F.conv2d(F.pad(part, (1, 1, 1, 1), mode="replicate"), kernels), 2).squeeze(1)
         for part in (values, F.max_pool2d(values, 3, 1, 1), -F.max_pool2d(-values, 3, 1, 1))
     )
     span = largest - smallest
@@ -116,7 +121,7 @@ def sharpen(values: Tensor, edge: float) -> Tensor:
     near_large, near_small = _fourth_power(share), _fourth_power(1 - share)
     sharp = smallest + span * near_large / (near_large + near_small)
     moved = large + (span / edge - 0.5).clamp(0, 1) * (sharp - large)
-    return F.pixel_shuffle(moved.unflatten(2, (rows, columns)), 2)
+    return moved.unsqueeze(1)
 
 
 def _fourth_power(values: Tensor) -> Tensor:
@@ -124,15 +129,30 @@ def _fourth_power(values: Tensor) -> Tensor:
     return squared * squared
 
 
+def _centre(values: Tensor) -> Tensor:
+    """Subtract from each map (B, 1, h, w) its mean, and divide it by its mean deviation."""
+    centred = values - values.mean((2, 3), keepdim=True)
+    # As in `sharpen`, pnnx needs both limits.
+    return centred / centred.abs().mean((2, 3), keepdim=True).clamp(1e-6, 1e6)
+
+
 EDGES = {"inverse": 0.4, "log_depth": 0.1}
 """What `sharpen` takes for an edge: 0.4 mean deviations of a picture's inverse depth, and a tenth of the depth."""
 
 
+def _head(value: float) -> nn.Conv2d:
+    """Build the last layer; at first it gives values around `value`."""
+    layer = nn.Conv2d(24, 1, 3, padding=1)
+    nn.init.normal_(layer.weight, std=0.1)  # maps that hardly vary would be all rounding once `_centre` scales them
+    nn.init.constant_(cast(Tensor, layer.bias), value)
+    return layer
+
+
 class EmbeddedNet(nn.Module):
-    """Narrow transformer, light decoder, one head.
+    """Transformer with narrow hidden layers, light decoder, one head or two.
 
     Args:
-        head: ``"inverse"`` gives affine-invariant inverse depth (linear output); ``"log_depth"`` gives metres (exp).
+        head: ``"inverse"`` gives affine-invariant inverse depth, the mean of two heads; ``"log_depth"`` gives metres.
         taps: After how many blocks the four taps lie; the last is the number of blocks.
         width: Width of the tokens.
         heads: Attention heads of each block, each 64 wide.
@@ -152,7 +172,7 @@ class EmbeddedNet(nn.Module):
         width: int = 384,
         heads: int = 6,
         hidden: int = 768,
-        grid: tuple[int, int] = (13, 17),
+        grid: tuple[int, int] = (16, 21),
     ) -> None:
         super().__init__()
         self.taps = tuple(taps)
@@ -172,11 +192,9 @@ class EmbeddedNet(nn.Module):
         self.narrow = nn.Conv2d(64, 32, 1)
         self.stem = nn.Conv2d(3, 12, 3, 2, 1)
         self.detail = nn.Conv2d(32 + 12, 24, 3, padding=1)
-        self.head = nn.Conv2d(24, 1, 3, padding=1)
-        nn.init.normal_(self.head.weight, std=0.01)
         # A room is about 2.7 m deep in the geometric mean; a normalised inverse depth lies around 0.4.
-        nn.init.constant_(cast(Tensor, self.head.bias), 1.0 if head == "log_depth" else 0.4)
-        self.log_depth = head == "log_depth"
+        self.depth_head = _head(1.0)
+        self.inverse_head = _head(0.4) if head == "inverse" else None
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
@@ -214,10 +232,14 @@ class EmbeddedNet(nn.Module):
         Returns:
             Affine-invariant inverse depth, or depth [m], as the head was chosen.
         """
-        raw = self.head(self.decode(image, self.taps_of(image))).float()
-        edge = EDGES["log_depth" if self.log_depth else "inverse"]
-        raw = sharpen(sharpen(raw, edge), edge)
-        return raw.exp() if self.log_depth else raw
+        features = self.decode(image, self.taps_of(image))
+        log_depth = self.depth_head(features).float()
+        if self.inverse_head is None:
+            edge = EDGES["log_depth"]
+            return sharpen(sharpen(log_depth, edge), edge).exp()
+        inverse = (_centre(self.inverse_head(features).float()) + _centre((-log_depth).exp())) / 2
+        edge = EDGES["inverse"]
+        return sharpen(sharpen(inverse, edge), edge)
 
 
 def build_embedded(**options: object) -> EmbeddedNet:
