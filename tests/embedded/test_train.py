@@ -98,3 +98,9 @@ def test_pictures_of_every_aspect_have_about_as_many_patches(train, size):
         assert height % 14 == width % 14 == 0
         assert height / width == pytest.approx(aspect, rel=0.1)
         assert height * width == pytest.approx(size[0] * size[1], rel=0.06)
+
+
+def test_an_error_of_the_loader_reaches_who_waits(train):
+    queue = Queue()
+    train.feed(argparse.Namespace(size=train.SIZE, steps=1, batch=1, seed=0), {}, 0, queue)
+    assert isinstance(queue.get_nowait(), Exception)

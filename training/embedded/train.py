@@ -215,6 +215,14 @@ def batches(args: argparse.Namespace, sets: dict[str, list[Item]], start: int, q
     queue.put(None)
 
 
+def feed(args: argparse.Namespace, sets: dict[str, list[Item]], start: int, queue: Queue) -> None:
+    """Run `batches`; an error goes into the queue, for who waits there would wait for ever."""
+    try:
+        batches(args, sets, start, queue)
+    except Exception as error:
+        queue.put(error)
+
+
 def normalise(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Centre by the median and divide by the mean absolute deviation, for each image."""
     with torch.no_grad():
@@ -306,7 +314,7 @@ class Joint(nn.Module):
 
 @torch.no_grad()
 def evaluate(joint: Joint, nyu: Path, size: tuple[int, int], every: int = 1) -> dict[str, float]:
-    """Score on ``val.txt``: Eigen crop, cap 10 m; general after a scale-and-shift fit in inverse depth."""
+    """Score on ``val.txt``: Eigen crop, cap 10 m; general is the inverse head alone, after a fit in inverse depth."""
     joint.eval()
     scores = []
     for name in (nyu / "val.txt").read_text().split()[::every]:
@@ -400,8 +408,7 @@ def main() -> None:
     started = torch.load(args.start, map_location="cpu")
     state = started.get("average", started)
     positions = state["net.positions"].float()  # a start of another size stores another grid
-    grid = joint.net.positions.shape[-2:]
-    state["net.positions"] = F.interpolate(positions, grid, mode="bicubic", align_corners=False)
+    state["net.positions"] = F.interpolate(positions, joint.net.positions.shape[-2:], mode="bicubic")
     joint.load_state_dict(state)
     if args.four_bits:
         equalise(joint.net, example_inputs(args.cache, args.size))
@@ -434,10 +441,12 @@ def main() -> None:
             schedule.step()
     queue: Queue = Queue(8)
     sets = load(args.cache, args.nyu, args.rgbd)
-    threading.Thread(target=batches, args=(args, sets, step, queue), daemon=True).start()
+    threading.Thread(target=feed, args=(args, sets, step, queue), daemon=True).start()
     grids = FourBits(joint) if args.four_bits else None
     begin, first, recent = time.time(), step, []
     while (batch := queue.get()) is not None:
+        if isinstance(batch, Exception):
+            raise batch
         step, image, label, truth, fitted, mask = batch
         joint.train()
         if grids:
