@@ -1,7 +1,9 @@
-"""Stage 4: turn a checkpoint into the three files that the package carries.
+"""Stage 4: turn a checkpoint, or the mean of some, into the three files that the package carries.
 
-    python training/embedded/package.py --checkpoint RUN/general.pt --card training/embedded/fathom-general.yaml
+    python training/embedded/package.py --checkpoint FINAL/general.pt --card training/embedded/fathom-general.yaml
         --calibrate PICTURES --out src/fathom/weights
+    python training/embedded/package.py --checkpoint MORE/indoor_start.pt MORE/indoor.pt
+        --card training/embedded/fathom-indoor.yaml --calibrate PICTURES --out src/fathom/weights
 
 NAME.onnx        matrices of the blocks in 4 bits (`four_bits.py`), which are 8 bits in the arithmetic, as are the other
                  layers with weights; activations in 8 bits with the ranges that they have on PICTURES. Attention,
@@ -60,6 +62,12 @@ def mean_difference(network: nn.Module, path: Path, inputs: Sequence[npt.NDArray
         assert got.shape == expected.shape, (got.shape, expected.shape)
         differences.append(np.abs(got - expected).mean() / expected.std())
     return float(np.mean(differences))
+
+
+def mean_weights(checkpoints: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """Return the mean of the averaged weights of some checkpoints (of one run, or one that went on from another)."""
+    states = [torch.load(path, map_location="cpu")["average"] for path in checkpoints]
+    return {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
 
 
 def package(
@@ -125,7 +133,9 @@ def package(
 def main() -> None:
     """Package one checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True, help="last.pt of train.py; its averaged weights")
+    parser.add_argument(
+        "--checkpoint", type=Path, required=True, nargs="+", help="NAME.pt of train.py; of several, their mean"
+    )
     parser.add_argument("--card", type=Path, required=True, help="what people say about the model, YAML")
     parser.add_argument("--calibrate", type=Path, required=True, help="folder with a few dozen varied pictures")
     parser.add_argument("--out", type=Path, required=True)
@@ -133,7 +143,7 @@ def main() -> None:
     written = yaml.safe_load(args.card.read_text())
     architecture = written["architecture"]
     network = MODELS[architecture["builder"]].build(**architecture.get("options", {}))
-    network.load_state_dict(torch.load(args.checkpoint, map_location="cpu")["average"])
+    network.load_state_dict(mean_weights(args.checkpoint))
     package(network, written, args.calibrate, args.out)
 
 

@@ -1,18 +1,19 @@
-"""Stage 3: train both embedded models from the cache that `label.py` made.
+"""Stage 3: train both embedded models.
 
-    python training/embedded/train.py --cache CACHE --nyu NYU [--rgbd RGBD] --start START.pt --out FIRST --steps 400
-        --size 182 238
-    python training/embedded/train.py --cache CACHE --nyu NYU [--rgbd RGBD] --start FIRST/last.pt --out SMALL
-        --four-bits --size 182 238
-    python training/embedded/train.py --cache CACHE --nyu NYU [--rgbd RGBD] --start SMALL/last.pt --out FINAL
-        --four-bits --steps 3400
+    python training/embedded/train.py DATA --start START.pt --out FIRST --steps 400 --size 182 238
+    python training/embedded/train.py DATA --start FIRST/last.pt --out SMALL --four-bits --size 182 238
+    python training/embedded/train.py DATA --start SMALL/last.pt --out FINAL --four-bits --steps 3400
+    python training/embedded/train.py DATA --start FINAL/last.pt --out MORE --four-bits --steps 2700 --seed 8
+        --lr 3.5e-4 --relative-lr 2.5e-4
 
+DATA is ``--cache CACHE --nyu NYU --rgbd RGBD``; CACHE is what `label.py` made.
 NYU is a folder with ``rgb/NNNN.jpg``, ``depth/NNNN.png`` [mm], ``train.txt`` and ``val.txt``; frames of ``val.txt`` are
 never trained on. RGBD holds ground truth of other cameras, NAME/depth_mm/NUMBER.png [mm, 0 = none] and NAME/focal.txt
 (focal length over the picture's height); their pictures, all in one folder as NAME-NUMBER.png, are labelled as the
 source rgbd. A stopped run continues from OUT/last.pt with the same command. Every 200 steps the averaged weights are
 scored on ``val.txt`` (on all of it every 1000, else on a third) and a line is added to OUT/log.csv. OUT/general.pt and
-OUT/indoor.pt hold the averaged weights of the two models. The arithmetic is bfloat16 where autocast allows it.
+OUT/indoor.pt hold the averaged weights of the two models, OUT/NAME_start.pt what they began with, levelled: a short run
+that goes on from a version can be packaged as the mean of both. The arithmetic is bfloat16 where autocast allows it.
 
 START.pt is what `prune.py` made of Depth Anything V2 Small. The first runs see small pictures, which are cheap. With
 ``--four-bits`` the channels of the start are levelled first (`equalise.py`), and from then on every picture is seen
@@ -49,12 +50,12 @@ from fathom.models.embedded import PATCH, EmbeddedNet
 from fathom.models.four_bits import find_grid, snap
 
 MIX = {
-    "nyu": 0.36,
-    "rgbd": 0.04,
-    "rooms": 0.25,
+    "nyu": 0.28,
+    "rgbd": 0.12,
+    "rooms": 0.23,
     "houses": 0.02,
-    "photos": 0.11,
-    "objects": 0.06,
+    "photos": 0.12,
+    "objects": 0.09,
     "imagenet": 0.06,
     "bsds": 0.02,
     "roads": 0.05,
@@ -439,6 +440,9 @@ def main() -> None:
         step = state["step"]
         for _ in range(step):  # the rate depends on the step alone, so a resumed run may be given other --steps
             schedule.step()
+    else:
+        for name, model in joint.split().items():
+            save(args.out / f"{name}_start.pt", {"average": model})
     queue: Queue = Queue(8)
     sets = load(args.cache, args.nyu, args.rgbd)
     threading.Thread(target=feed, args=(args, sets, step, queue), daemon=True).start()
@@ -486,12 +490,8 @@ def main() -> None:
             print(step, scores, flush=True)
             with (args.out / "log.csv").open("a", newline="") as file:
                 csv.writer(file).writerow([step, round(float(np.mean(recent[-200:])), 4), *scores.values()])
-            weights = {
-                "joint": joint.state_dict(),
-                "average": average.state_dict(),
-                "optimiser": optimiser.state_dict(),
-            }
-            save(args.out / "last.pt", weights | {"step": step})
+            parts = {"joint": joint, "average": average, "optimiser": optimiser}
+            save(args.out / "last.pt", {name: part.state_dict() for name, part in parts.items()} | {"step": step})
             for name, model in average.split().items():
                 save(args.out / f"{name}.pt", {"average": model})
 
