@@ -23,15 +23,20 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationW
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """`fathom-indoor` with four narrow blocks and random weights, packaged."""
-    import yaml
-
+def package():
     sys.path.insert(0, str(TRAINING))
     try:
         import package
     finally:
         sys.path.remove(str(TRAINING))
+    return package
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, package):
+    """`fathom-indoor` with four narrow blocks and random weights, packaged."""
+    import yaml
+
     torch.manual_seed(0)
     options = {"taps": [1, 2, 3, 4], "heads": 2, "hidden": 64, "grid": [4, 5]}
     network = MODELS["fathom-indoor"].build(**options).eval()
@@ -45,6 +50,13 @@ def folder(tmp_path_factory):
     # Random weights answer with little more than noise, so 8 bits show more than they do after training.
     package.package(network, written, pictures, out, tolerance=0.2)
     return out
+
+
+def test_several_checkpoints_are_averaged(package, tmp_path):
+    for name, value in (("start", 1.0), ("end", 4.0)):
+        torch.save({"average": {"layer.weight": torch.full((2, 3), value)}}, tmp_path / f"{name}.pt")
+    one, both = (package.mean_weights([tmp_path / f"{n}.pt" for n in names]) for names in (["end"], ["start", "end"]))
+    assert (one["layer.weight"] == 4).all() and (both["layer.weight"] == 2.5).all()
 
 
 def test_the_three_files_are_small_and_belong_together(folder):
