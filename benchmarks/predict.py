@@ -4,7 +4,7 @@
     python benchmarks/predict.py hub --hub FOLDER_OF_DEPTH_ANYTHING_V2_SMALL
     python benchmarks/predict.py size
 
-Every figure that is compared is measured in one run, turn by turn. The machine should be idle: on a shared one only the
+Figures that make a ratio are measured turn by turn in one run. The machine should be idle: on a shared one only the
 ratios and the CPU seconds mean something. ``network`` needs OpenVINO, too; ``size`` installs Fathom into a fresh
 virtual environment and weighs it.
 """
@@ -62,6 +62,11 @@ def best(action: Callable[[], object], repeats: int) -> float:
         action()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def median_ms(runtime: OnnxRuntime | OpenVinoRuntime, image: np.ndarray) -> float:
+    """Return the median milliseconds of 60 runs, after ten that are not counted."""
+    return statistics.median([best(lambda: runtime.run(image), 1) for _ in range(70)][10:]) * 1e3
 
 
 def python(code: str) -> float:
@@ -141,17 +146,13 @@ def measure_network(model: str) -> None:
         show(f"network alone, {shape}, {name}", f"{rate:.0f} /s", ">= 60 /s" if threads is None else "")
         show(f"network alone, {shape}, {name}, CPU each", f"{cpu * 1e3:.1f} ms")
     # `fathom predict` lets waiting threads sleep, because decoding and encoding want the cores; here nothing else does.
+    # One runtime after the other: in one process, two take each other's cores.
     files, image = find_model(model), ready.prepared.array
     path = files.path(files.card.graph_role)
-    runtimes = {
-        "ONNX Runtime, spinning": lambda: OnnxRuntime(path, spin=True),
-        "OpenVINO, bf16 where the CPU has it": lambda: OpenVinoRuntime(path, precision="int8"),
-    }
-    for name, build in runtimes.items():  # one after the other: two in one process take each other's cores
-        runtime = build()
-        times = [best(lambda r=runtime: r.run(image), 1) for _ in range(70)]
-        show(f"network alone, {name}, median", f"{statistics.median(times[10:]) * 1e3:.1f} ms", "<= 12 ms")
-        del runtime
+    spinning = median_ms(OnnxRuntime(path, spin=True), image)
+    show("network alone, ONNX Runtime, spinning, median", f"{spinning:.1f} ms", "<= 12 ms")
+    openvino = median_ms(OpenVinoRuntime(path, precision="int8"), image)
+    show("network alone, OpenVINO, bf16 where the CPU has it, median", f"{openvino:.1f} ms", "<= 12 ms")
 
 
 def measure_hub(folder: str, rounds: int) -> None:
