@@ -25,6 +25,7 @@ from fathom.train.config_extras import (
     HardwareConfig,
     LintConfig,
     LoggerConfig,
+    ReadoutConfig,
 )
 from fathom.train.config_views import SelfSupervisedConfig
 from fathom.types import DepthKind
@@ -261,6 +262,8 @@ class Recipe(StrictConfig):
     """Learn from attacked pictures, too."""
     distillation: DistillationConfig | None = None
     """Learn from another model, too."""
+    readout: ReadoutConfig | None = None
+    """Solve the readout of depth-anything before the first step; null: it learns like the rest."""
     validation: ValidationConfig = ValidationConfig()
     """Scores during training."""
     checkpoint: CheckpointConfig = CheckpointConfig()

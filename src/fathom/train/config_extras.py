@@ -32,6 +32,15 @@ class AdversarialConfig(StrictConfig):
     """Share of the attacked loss."""
 
 
+class ReadoutConfig(StrictConfig):
+    """The readout of depth-anything, solved by least squares before the first step."""
+
+    passes: float = Field(default=1.0, gt=0)
+    """Passes over the training pictures, changed as `augment` says."""
+    ridge: float = Field(default=1.0, gt=0)
+    """What large weights cost."""
+
+
 class DistillationConfig(StrictConfig):
     """Another model whose predictions serve as targets; they are made once and kept.
 

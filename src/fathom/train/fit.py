@@ -26,6 +26,7 @@ from fathom.io.atomic import write_atomic
 from fathom.protocol import load_protocol
 from fathom.train.callbacks import LAST, Curves, Ema, Interrupted, Keeper, Say, save_atomic
 from fathom.train.config import Recipe, SourceConfig, check_names, sees_pairs, total_steps
+from fathom.train.config_extras import ReadoutConfig
 from fathom.train.findings import write_findings
 from fathom.train.lint import lint
 from fathom.train.loader import (
@@ -44,6 +45,7 @@ from fathom.train.loggers import TRAIN_FILE, VAL_FILE, CsvTable, build_loggers, 
 from fathom.train.module import TrainingModule
 from fathom.train.network import build_network
 from fathom.train.objective import AnyObjective, Objective, resolve_terms
+from fathom.train.readout import readout_of, solve_readout
 from fathom.train.record import check_same_recipe, write_record
 from fathom.train.scoring import Scorer, ViewScorer
 from fathom.train.selfsupervised import ViewObjective
@@ -126,6 +128,8 @@ def fit(
     torch.manual_seed(mix_seed(recipe.seed, _WEIGHTS))
     network = network if network is not None else build_network(recipe)
     row = models.entry(recipe.model.name)
+    if recipe.readout is not None:
+        readout_of(network)
 
     # Data
     train_set = train_set if train_set is not None else _open(recipe.data.train, recipe)
@@ -156,6 +160,8 @@ def fit(
     scorer = make_scorer(recipe, objective, protocol) if val_set is not None else None
     if is_first and checkpoint is None:
         folder.mkdir(parents=True, exist_ok=True)
+        if recipe.readout is not None:
+            _solve_readout(network, recipe.readout, recipe, samples, say)
         _check_before_start(network, objective, recipe, samples, folder, say)
     module = TrainingModule(network, objective, recipe, row.input_law, steps)
     if is_first:
@@ -273,6 +279,15 @@ class _StepLoaders:
             num_processes=recipe.hardware.devices * recipe.hardware.num_nodes,
         )
         return train_loader(self.samples, sampler, recipe.data.workers)
+
+
+def _solve_readout(network: nn.Module, config: ReadoutConfig, recipe: Recipe, samples: TrainSamples, say: Say) -> None:
+    """Give the readout its first weights; other processes get them from this one."""
+    steps = max(1, round(config.passes * len(samples) / recipe.data.batch_size))
+    batches = _StepLoaders(recipe, samples, steps).from_step(0, 0)
+    law = models.entry(recipe.model.name).input_law
+    count = solve_readout(network, batches, law, config, bf16=recipe.hardware.precision == "bf16")
+    say(f"Solved the readout from {count} pictures.")
 
 
 def _check_before_start(
