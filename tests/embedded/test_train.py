@@ -26,11 +26,6 @@ def train():
     return train
 
 
-@pytest.fixture(scope="module")
-def samples(train):
-    return sys.modules["samples"]
-
-
 @pytest.fixture
 def data(tmp_path):
     """One NYU frame and one of another camera: planes of 2 m, labels 1 / depth."""
@@ -63,8 +58,8 @@ def test_the_optimiser_moves_exact_values_and_gradients_see_four_bits(train):
     assert all(torch.equal(value, before[name]) for name, value in joint.state_dict().items())
 
 
-def test_a_camera_of_twice_the_focal_length_shows_everything_half_as_far(samples, data):
-    sets = samples.load(data / "cache", data / "nyu", data / "rgbd")
+def test_a_camera_of_twice_the_focal_length_shows_everything_half_as_far(train, data):
+    sets = train.load(data / "cache", data / "nyu", data / "rgbd")
     [nyu], [other] = sets["nyu"], sets["rgbd"]
     np.testing.assert_allclose(nyu.log_depth, np.log(2), rtol=1e-6)
     np.testing.assert_allclose(other.log_depth, np.log(1), atol=1e-6)
@@ -72,30 +67,15 @@ def test_a_camera_of_twice_the_focal_length_shows_everything_half_as_far(samples
     assert other.mask.all()
 
 
-def test_pictures_of_validation_are_left_out(samples, data):
+def test_pictures_of_validation_are_left_out(train, data):
     (data / "nyu" / "train.txt").write_text("0002\n")
-    assert "nyu" not in samples.load(data / "cache", data / "nyu", data / "rgbd")
+    assert "nyu" not in train.load(data / "cache", data / "nyu", data / "rgbd")
 
 
-def test_metres_of_the_large_model_serve_as_ground_truth(samples, data):
-    rng = np.random.default_rng(1)
-    for source, line in (("rooms", {"line": np.array([0.5, 0.1], np.float32)}), ("photos", {})):
-        (data / "cache" / source).mkdir()
-        label = rng.uniform(0.0, 5.0, (320, 416)).astype(np.float16)
-        image = rng.integers(0, 256, (320, 416, 3), np.uint8)
-        np.savez(data / "cache" / source / "a.npz", image=image, inverse_depth=label, **line)
-    sets = samples.load(data / "cache", data / "nyu", None)
-    assert sets["photos"][0].log_depth is None
-    room = sets["rooms"][0]
-    expected = np.log(1 / (0.5 * room.inverse_depth.astype(np.float64) + 0.1))
-    np.testing.assert_allclose(room.log_depth, expected, atol=1e-5)
-    assert (room.scale, room.shift) == (0.5, pytest.approx(0.1))
-
-
-def test_a_picture_enlarged_is_nearer(samples, data):
-    args = argparse.Namespace(size=samples.SIZE, steps=24, batch=4, seed=0, mix="all")
+def test_a_picture_enlarged_is_nearer(train, data):
+    args = argparse.Namespace(size=train.SIZE, steps=24, batch=4, seed=0)
     queue = Queue()
-    samples.batches(args, samples.load(data / "cache", data / "nyu", data / "rgbd"), 0, queue)
+    train.batches(args, train.load(data / "cache", data / "nyu", data / "rgbd"), 0, queue)
     shapes, seen = set(), []
     while (batch := queue.get()) is not None:
         _, image, _, truth, _, mask = batch
@@ -103,7 +83,7 @@ def test_a_picture_enlarged_is_nearer(samples, data):
         assert image.shape[-2:] == truth.shape[-2:] == mask.shape[-2:]
         plane = truth[:, 0, 0, 0].exp()
         assert bool(((truth.exp() - plane[:, None, None, None]).abs() < 1e-4).all())
-        if image.shape[-2:] == samples.SIZE:
+        if image.shape[-2:] == train.SIZE:
             seen += plane.tolist()
     assert len(shapes) > 1
     assert max(seen) == pytest.approx(2.0, rel=0.02)  # a whole frame of NYU
@@ -111,16 +91,16 @@ def test_a_picture_enlarged_is_nearer(samples, data):
 
 
 @pytest.mark.parametrize("size", [(224, 294), (182, 238)])
-def test_pictures_of_every_aspect_have_about_as_many_patches(samples, size):
-    found = samples.shapes(size)
+def test_pictures_of_every_aspect_have_about_as_many_patches(train, size):
+    found = train.shapes(size)
     assert found[0] == size
-    for (height, width), aspect in zip(found, samples.ASPECTS, strict=True):
+    for (height, width), aspect in zip(found, train.ASPECTS, strict=True):
         assert height % 14 == width % 14 == 0
         assert height / width == pytest.approx(aspect, rel=0.1)
         assert height * width == pytest.approx(size[0] * size[1], rel=0.06)
 
 
-def test_an_error_of_the_loader_reaches_who_waits(samples):
+def test_an_error_of_the_loader_reaches_who_waits(train):
     queue = Queue()
-    samples.feed(argparse.Namespace(size=samples.SIZE, steps=1, batch=1, seed=0, mix="all"), {}, 0, queue)
+    train.feed(argparse.Namespace(size=train.SIZE, steps=1, batch=1, seed=0), {}, 0, queue)
     assert isinstance(queue.get_nowait(), Exception)

@@ -48,9 +48,14 @@ def test_ridge_is_the_solution_of_the_normal_equations():
 
 def tiny() -> DepthAnything:
     torch.manual_seed(0)
-    network = DepthAnything(**TINY)
-    torch.nn.init.normal_(network.network.head.conv3.bias, 1.0)  # a map that is not all 0
-    torch.nn.init.normal_(network.network.head.conv3.weight, std=0.5)
+    network = DepthAnything(**TINY).eval()
+    last = network.network.head.conv3
+    with torch.no_grad():  # a fresh network's map hardly varies
+        last.bias.fill_(1.0)
+        relative = network.look(normalise(torch.rand(1, 3, 84, 112), LAW))[0]
+        factor = 0.5 / relative.std()
+        last.weight.mul_(factor)
+        last.bias.copy_(1.5 - (relative.mean() - 1) * factor)
     return network
 
 
@@ -65,6 +70,18 @@ def pictures(network: DepthAnything, count: int) -> list[dict[str, torch.Tensor]
         depth = 1 / (0.2 + 0.1 * index / count + (0.2 + 0.1 * index / count) * relative / relative.mean())
         batches.append({"image": image, "target": depth, "valid_mask": depth > 0})
     return batches
+
+
+def test_before_it_is_solved_far_is_4_m_and_near_2_m():
+    network = tiny().eval()
+    image = normalise(pictures(network, 2)[1]["image"], LAW)
+    with torch.no_grad():
+        relative, quantiles, read = network.look(image)
+        scale, shift = network.line(quantiles, read)
+        depth = network(image)
+    ends = 1 / (scale.flatten() * quantiles[0, [0, -1]] + shift.flatten())
+    torch.testing.assert_close(ends, torch.tensor([4.0, 2.0]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(depth, 1 / (scale * relative + shift).clamp_min(0.1))
 
 
 def test_a_solved_network_gives_metres_on_pictures_it_has_not_seen():

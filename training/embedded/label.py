@@ -1,15 +1,11 @@
 """Stage 1: label pictures with Depth Anything V2 Small, once, and cache the result.
 
     python training/embedded/label.py --teacher DIR --out CACHE SOURCE=DIR [SOURCE=DIR ...]
-    python training/embedded/label.py --teacher DIR --metres RUN --out CACHE rooms=DIR objects=DIR
 
 Each picture is stretched to the nearest of a few aspect ratios (so that OpenVINO compiles five graphs, not
 hundreds), run through the teacher with a short side of ``--side``, and stored in CACHE/SOURCE/STEM.npz as
 ``image`` (uint8, short side 320) and ``inverse_depth`` (float16, same size, affine-invariant, larger = nearer).
 Pictures already in the cache are skipped, so a stopped run continues where it was.
-
-With ``--metres``, a folder that ``fathom train configs/fathom-indoor-large.yaml`` made, pictures of rooms get ``line``,
-too: ``line[0] * inverse_depth + line[1]`` is inverse depth [1/m] as if NYU's camera had seen them.
 """
 
 import argparse
@@ -39,33 +35,25 @@ def sides(aspect: float, short: int, multiple: int) -> tuple[int, int]:
     return (low, high) if aspect >= 1 else (high, low)
 
 
-def load_teacher(folder: Path, run: Path | None):
-    """Return a module that gives the relative map, and scale and shift of metres, which mean nothing without `run`."""
-    import torch
-
-    from fathom.models.depth_anything import DepthAnything
-    from fathom.models.weights import load_weights
-
-    class Teacher(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.model = DepthAnything(trunk_weights=folder)
-            if run is not None:
-                load_weights(self.model, run / "model.safetensors")
-
-        def forward(self, pixels):
-            relative, quantiles, read = self.model.look(pixels)
-            return relative[:, 0], torch.cat(self.model.line(quantiles, read)).flatten()
-
-    return Teacher().eval().requires_grad_(False)
-
-
-def compile_teacher(teacher, height: int, width: int):
+def compile_teacher(folder: Path, height: int, width: int):
     """Trace the teacher at one size and compile it with OpenVINO (bf16 where the CPU has it)."""
     import openvino as ov
     import torch
+    from transformers import DepthAnythingForDepthEstimation
 
-    graph = ov.convert_model(teacher, example_input=torch.zeros(1, 3, height, width), input=[1, 3, height, width])
+    model = DepthAnythingForDepthEstimation.from_pretrained(folder, dtype=torch.float32).eval()
+
+    class Raw(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = model
+
+        def forward(self, pixels):
+            return self.model(pixels).predicted_depth
+
+    graph = ov.convert_model(
+        Raw().eval().requires_grad_(False), example_input=torch.zeros(1, 3, height, width), input=[1, 3, height, width]
+    )
     return ov.compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "bf16", "PERFORMANCE_HINT": "LATENCY"})
 
 
@@ -74,7 +62,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--teacher", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--metres", type=Path, help="folder of a run of fathom-indoor-large, for pictures of rooms")
     parser.add_argument("--side", type=int, default=392, help="short side of what the teacher sees [px]")
     parser.add_argument("sources", nargs="+")
     args = parser.parse_args()
@@ -91,19 +78,20 @@ def main() -> None:
                     continue
                 todo.setdefault(bucket(*small.shape[:2]), []).append((path, target))
     count, start = 0, time.time()
-    teacher = load_teacher(args.teacher, args.metres)
     for aspect, pairs in todo.items():
         height, width = sides(aspect, args.side, PATCH)
         out_height, out_width = sides(aspect, STORE_SIDE, 32)
-        network = compile_teacher(teacher, height, width)
+        teacher = compile_teacher(args.teacher, height, width)
         for path, target in pairs:
             image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
             pixels = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float32) / 255
-            maps, line = network(((pixels - MEAN) / STD).transpose(2, 0, 1)[None]).values()
-            label = cv2.resize(maps[0], (out_width, out_height), interpolation=cv2.INTER_AREA).astype(np.float16)
-            small = cv2.resize(image, (out_width, out_height), interpolation=cv2.INTER_AREA)
+            raw = teacher(((pixels - MEAN) / STD).transpose(2, 0, 1)[None])[0][0]
             temporary = target.with_suffix(".tmp.npz")
-            np.savez(temporary, image=small, inverse_depth=label, **({"line": line} if args.metres else {}))
+            np.savez(
+                temporary,
+                image=cv2.resize(image, (out_width, out_height), interpolation=cv2.INTER_AREA),
+                inverse_depth=cv2.resize(raw, (out_width, out_height), interpolation=cv2.INTER_AREA).astype(np.float16),
+            )
             temporary.rename(target)
             count += 1
             if count % 50 == 0:

@@ -8,6 +8,7 @@ small enough to be solved by least squares (`fathom.train.readout`). To replace 
 whole on the same few hundred pictures learns them by heart; docs/results.md compares both.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import torch
@@ -38,6 +39,12 @@ def _means(maps: Tensor, cells: tuple[int, int]) -> Tensor:
     """Average maps (B, C, h, w) to (B, C, *cells)."""
     rows, columns = (_bins(length, count, maps) for length, count in zip(maps.shape[-2:], cells, strict=True))
     return rows @ maps @ columns.T
+
+
+def _exactly(like: Tensor) -> AbstractContextManager[object]:
+    """Compute in float32 inside autocast, too: in half precision the readout's sum of thousands is off by a percent."""
+    kind = like.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
 
 
 class DepthAnything(nn.Module):
@@ -138,12 +145,13 @@ class DepthAnything(nn.Module):
         head = self.network.head
         features = F.interpolate(head.conv1(features), image.shape[-2:], mode="bilinear", align_corners=True)
         relative = F.relu(head.conv3(head.activation1(head.conv2(features))).float())
-        sorted_cells = _means(relative, CELLS).flatten(1).sort(1).values
-        last = CELLS[0] * CELLS[1] - 1
-        quantiles = sorted_cells[:, [round(share * last) for share in QUANTILES]]
         tokens = taps[-1].float()
         patches = tokens[:, 1:]
-        regions = _means(patches.transpose(1, 2).unflatten(2, (rows, columns)), REGIONS)
+        with _exactly(image):
+            sorted_cells = _means(relative, CELLS).flatten(1).sort(1).values
+            regions = _means(patches.transpose(1, 2).unflatten(2, (rows, columns)), REGIONS)
+        last = CELLS[0] * CELLS[1] - 1
+        quantiles = sorted_cells[:, [round(share * last) for share in QUANTILES]]
         logs = quantiles.clamp_min(0.02).log()
         read = torch.cat([tokens[:, 0], patches.mean(1), patches.std(1), regions.flatten(1), logs], 1)
         return relative, quantiles, read
@@ -154,7 +162,8 @@ class DepthAnything(nn.Module):
         Returns:
             Scale (B, 1, 1, 1) and shift (B, 1, 1, 1): ``1 / depth = scale * relative + shift``.
         """
-        far, near = self.readout(read).float().neg().exp().split(1, 1)
+        with _exactly(read):
+            far, near = self.readout(read).neg().exp().split(1, 1)
         low, high = quantiles[:, :1], quantiles[:, -1:]
         scale = (torch.maximum(near, 1.02 * far) - far) / (high - low).clamp_min(1e-3)
         return scale[..., None, None], (far - scale * low)[..., None, None]
