@@ -15,6 +15,7 @@ from fathom.train.config_extras import ReadoutConfig
 from fathom.train.fit import fit
 from fathom.train.module import normalise
 from fathom.train.readout import fit_relative, ridge, solve_readout
+from fathom.types import DepthKind
 
 TINY = {"hidden_size": 24, "heads": 2, "layers": 4, "neck": (4, 4, 8, 8), "fusion": 8}
 LAW = InputLaw()
@@ -140,3 +141,19 @@ lint: {{enabled: false}}
     fit(load_recipe(tmp_path / "tiny.yaml"), tmp_path / "run", network=network, say=lines.append)
     assert any(line.startswith("Solved the readout from ") for line in lines)
     assert network.readout.weight.abs().max() > 1e-6
+
+
+def test_ground_truth_that_is_not_in_metres_is_refused(tmp_path):
+    class Inverse:
+        kind = DepthKind.INVERSE_DEPTH
+
+        def __len__(self):
+            return 2
+
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(
+        "name: tiny\nmodel: {name: depth-anything}\ndata: {train: {dataset: folder, root: x}, resize: [84, 112]}\n"
+        "readout: {}\nsteps: 1\n"
+    )
+    with pytest.raises(ConfigError, match="metres; the training pictures have inverse_depth"):
+        fit(load_recipe(recipe), tmp_path / "run", network=tiny(), train_set=Inverse())

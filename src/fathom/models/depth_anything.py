@@ -42,9 +42,10 @@ def _means(maps: Tensor, cells: tuple[int, int]) -> Tensor:
 
 
 def _exactly(like: Tensor) -> AbstractContextManager[object]:
-    """Compute in float32 inside autocast, too: in half precision the readout's sum of thousands is off by a percent."""
+    """Compute in float32 inside autocast, too: half precision has three digits, few for a sum of thousands."""
     kind = like.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
+    inside = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)  # the meta device has none
+    return torch.autocast(kind, enabled=False) if inside else nullcontext()
 
 
 class DepthAnything(nn.Module):

@@ -53,6 +53,7 @@ from fathom.train.teacher import LoadTeacher, make_labels
 from fathom.train.validation import Validation
 from fathom.train.view_watch import ViewWatch
 from fathom.train.views import ViewTrainSamples, ViewValSamples, WithRotations, with_views
+from fathom.types import DepthKind
 
 SUMMARY_FILE = "summary.json"
 
@@ -140,6 +141,9 @@ def fit(
     teacher = None
     if recipe.distillation is not None:
         teacher = make_labels(recipe.distillation, recipe.data.train, train_set, load_teacher)
+    if recipe.readout is not None and train_set.kind is not DepthKind.METRIC_DEPTH:
+        kind = train_set.kind.value if train_set.kind is not None else "no depth"
+        raise ConfigError(f"`readout` needs depth in metres; the training pictures have {kind}. Remove it.")
     num_processes = recipe.hardware.devices * recipe.hardware.num_nodes
     steps = total_steps(recipe, len(train_set), num_processes)
     make_samples = (
