@@ -12,6 +12,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 from fathom.errors import ModelError  # noqa: E402
+from fathom.export.parity import find_pictures  # noqa: E402
 from fathom.models import MODELS  # noqa: E402
 from fathom.models.cards import find_model  # noqa: E402
 from fathom.predict import Predictor  # noqa: E402
@@ -108,6 +109,35 @@ def test_both_files_hold_the_same_4_bits(folder):
         assert values.dtype == np.int8
         matrix = values * scales[used[name]]
         assert any(other.shape == matrix.shape and np.allclose(other, matrix, rtol=1e-6) for other in wanted.values())
+
+
+@pytest.mark.parametrize("name", ["made here", "fathom-general", "fathom-indoor"])
+def test_no_two_products_of_the_decoder_exceed_16_bits(folder, name):
+    """CPUs without VNNI add two products of an input (at most 255) and a weight in 16 bits, and cut off what is over."""
+    import onnx
+    from onnx.numpy_helper import to_array
+
+    path = folder / "fathom-indoor.onnx" if name == "made here" else find_model(name).path("onnx_int8")
+    graph = onnx.load(path).graph
+    stored = {item.name: item for item in graph.initializer}
+    source = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"}
+    kinds = ("Conv", "ConvTranspose", "Gemm")
+    found = [source[node.input[1]] for node in graph.node if node.op_type in kinds and node.input[1] in source]
+    assert len(found) == 22
+    for weight in found:
+        values = to_array(stored[weight]).astype(int)
+        assert 2 * 255 * np.abs(values).max() < 2**15, weight
+
+
+@pytest.mark.parametrize("name", ["fathom-general", "fathom-indoor"])
+def test_every_runtime_gives_what_the_packaged_network_gives(name):
+    pytest.importorskip("openvino")
+    exact, *others = (Predictor(name, runtime=runtime) for runtime in ("torch", "onnxruntime", "openvino"))
+    expected = [exact.predict(picture).values for picture in find_pictures()]
+    for other in others:
+        maps = [other.predict(picture).values for picture in find_pictures()]
+        shares = [np.abs(a - b).mean() / b.std() for a, b in zip(maps, expected, strict=True)]
+        assert np.mean(shares) < 0.07  # 0.35 with the seventh version of the indoor model on a CPU without VNNI
 
 
 def test_precision_says_what_runs(folder):

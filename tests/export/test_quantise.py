@@ -83,6 +83,17 @@ def test_head_of_one_channel_stays_in_float32(job, tmp_path):
     assert num_quantised(path) > 0
 
 
+def test_two_products_fit_in_16_bits(job, tmp_path):
+    """CPUs without VNNI cut off what is over."""
+    path = copy_of(job, tmp_path)
+    quantise_onnx(job, path)
+    stored = [onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(path).graph.initializer]
+    weights = [values.astype(int) for values in stored if values.dtype == np.int8 and values.ndim == 4]
+    assert weights
+    for values in weights:
+        assert 60 < np.abs(values).max() <= 2**15 // (2 * 255)
+
+
 def test_bound_excludes_layers_until_it_holds(job, tmp_path):
     from dataclasses import replace
 

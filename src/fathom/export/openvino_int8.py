@@ -59,6 +59,8 @@ def quantise_openvino(job: Job, model: Any) -> Any:
     heads = [node for node in nodes if node.get_type_name() == "Convolution" and _channels(node) == 1]
     ignored = {node.get_friendly_name() for node in heads}
     options: dict[str, Any] = {}
+    # All weights in 7 bits, for the sake of CPUs without VNNI (see `fathom.export.quantise`).
+    advanced: dict[str, Any] = {"overflow_fix": nncf.OverflowFix.ENABLE}
     if any(node.get_type_name() == "Softmax" for node in nodes):
         stored = _stored(nodes)
         ignored |= {before.get_friendly_name() for head in heads for before in _convolution_before(head, stored)}
@@ -68,9 +70,8 @@ def quantise_openvino(job: Job, model: Any) -> Any:
             # The convolutions of the decoder would save 7 % of the time and cost most of the accuracy.
             if kind in BETWEEN or (kind in LAYERS and not (kind == "MatMul" and _is_stored(node, 1, stored))):
                 ignored.add(node.get_friendly_name())
-        smoothing = nncf.AdvancedSmoothQuantParameters(matmul=SMOOTHING, convolution=-1)
         options["model_type"] = nncf.ModelType.TRANSFORMER
-        options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(smooth_quant_alphas=smoothing)
+        advanced["smooth_quant_alphas"] = nncf.AdvancedSmoothQuantParameters(matmul=SMOOTHING, convolution=-1)
     with quiet():
         quantised = nncf.quantize(
             model,
@@ -78,6 +79,7 @@ def quantise_openvino(job: Job, model: Any) -> Any:
             preset=nncf.QuantizationPreset.MIXED,
             subset_size=len(job.calibration),
             ignored_scope=nncf.IgnoredScope(names=sorted(ignored)),
+            advanced_parameters=nncf.AdvancedQuantizationParameters(**advanced),
             **options,
         )
     if job.max_delta1_loss is None:
