@@ -113,7 +113,7 @@ def test_both_files_hold_the_same_4_bits(folder):
 
 @pytest.mark.parametrize("name", ["made here", "fathom-general", "fathom-indoor"])
 def test_no_two_products_of_the_decoder_exceed_16_bits(folder, name):
-    """CPUs without VNNI add two products of an input (at most 255) and a weight in 16 bits, and cut off what is over."""
+    """CPUs without VNNI add two products of an input (255 at most) and a weight in 16 bits, and cut off the rest."""
     import onnx
     from onnx.numpy_helper import to_array
 

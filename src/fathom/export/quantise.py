@@ -3,8 +3,8 @@
 A symmetric grid with scale s stores x as round(x / s); inside the range the error is at most s / 2. Weights have one
 scale for each output channel, activations one for each tensor, from the smallest and largest value seen on pictures.
 
-CPUs without VNNI (most of before 2020, and many since) add two products of bytes in 16 bits, and what does not fit there
-is cut off without a word. So static weights use 7 of their 8 bits: 2 * 255 * 64 fits.
+CPUs without VNNI (most from before 2020, and many since) add two products of bytes in 16 bits, and what does not fit
+there is cut off without a word. So static weights use 7 of their 8 bits: 2 * 255 * 64 fits.
 
 References: Jacob et al., CVPR 2018, arXiv 1712.05877 (integer arithmetic); ONNX Runtime, "Quantize ONNX models".
 """
