@@ -397,7 +397,7 @@ _ENTRIES = (
         kind="metric_depth",
         tasks=("depth",),
         input_multiple=14,
-        input_law=InputLaw(height=252, width=336),
+        input_law=InputLaw(height=392, width=518),
         default_loss="silog_bts",
         paper="Yang et al., Depth Anything V2, NeurIPS 2024, arXiv 2406.09414",
         licence="Apache-2.0 (Small); CC-BY-NC-4.0 (Base and Large)",
