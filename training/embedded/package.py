@@ -5,10 +5,10 @@
     python training/embedded/package.py --checkpoint MORE/indoor_start.pt MORE/indoor.pt
         --card training/embedded/fathom-indoor.yaml --calibrate PICTURES --out src/fathom/weights
 
-NAME.onnx        matrices of the blocks in 4 bits (`four_bits.py`), which are 8 bits in the arithmetic, as are the other
-                 layers with weights; activations in 8 bits with the ranges that they have on PICTURES. Attention,
-                 norms, the layer that cuts the patches and the last one are in float32. Batch, height and width are
-                 dynamic.
+NAME.onnx        matrices of the blocks in 4 bits (`four_bits.py`), which are 8 bits in the arithmetic; the other
+                 layers with weights in 7 of 8 bits; activations in 8 bits with the ranges that they have on PICTURES.
+                 Attention, norms, the layer that cuts the patches and the last one are in float32. Batch, height and
+                 width are dynamic.
 NAME.safetensors the network before that, for fine-tuning and for torch: the same matrices in 4 bits, and each row of
                  the rest in 8 bits with a scale.
 NAME.json        the card: what people wrote in the YAML file, and what is counted here (parameters, hashes, sizes).
