@@ -94,9 +94,27 @@ def test_accumulating_two_batches_counts_as_one_step(tmp_path, data):
     assert len(losses_of(tmp_path / "run")) == 6
 
 
-def test_channels_last_and_bf16_train(tmp_path, plain, data):
-    fit(make_recipe(data, hardware={"channels_last": True, "precision": "bf16"}), tmp_path / "run", say=quiet)
+def test_channels_last_and_bf16_train(tmp_path, plain, data, monkeypatch):
+    monkeypatch.setattr("fathom.train.fit._cpu_has_bf16", lambda: True)
+    hardware = {"accelerator": "cpu", "channels_last": True, "precision": "bf16"}
+    fit(make_recipe(data, hardware=hardware), tmp_path / "run", say=quiet)
     assert losses_of(tmp_path / "run") == pytest.approx(losses_of(plain), rel=0.05)
+    assert losses_of(tmp_path / "run") != pytest.approx(losses_of(plain), rel=1e-5)
+    (start,) = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert start["precision"] == "bf16"
+
+
+def test_a_cpu_without_bf16_computes_in_fp32_and_says_so(tmp_path, plain, data, monkeypatch):
+    monkeypatch.setattr("fathom.train.fit._cpu_has_bf16", lambda: False)
+    lines: list[str] = []
+    recipe = make_recipe(data, hardware={"accelerator": "cpu", "precision": "bf16"})
+    fit(recipe, tmp_path / "run", say=lines.append)
+    assert losses_of(tmp_path / "run") == pytest.approx(losses_of(plain), rel=1e-5)
+    assert "This CPU has no fast bf16; the run computes in fp32." in lines
+    (start,) = json.loads((tmp_path / "run" / "environment.json").read_text())
+    assert start["precision"] == "fp32"
+    saved = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert saved["hardware"]["precision"] == "bf16"
 
 
 def test_the_average_lags_behind_the_weights_and_is_what_is_scored(tmp_path, data):

@@ -13,7 +13,8 @@ never trained on. RGBD holds ground truth of other cameras, NAME/depth_mm/NUMBER
 source rgbd. A stopped run continues from OUT/last.pt with the same command. Every 200 steps the averaged weights are
 scored on ``val.txt`` (on all of it every 1000, else on a third) and a line is added to OUT/log.csv. OUT/general.pt and
 OUT/indoor.pt hold the averaged weights of the two models, OUT/NAME_start.pt what they began with, levelled: a short run
-that goes on from a version can be packaged as the mean of both. The arithmetic is bfloat16 where autocast allows it.
+that goes on from a version can be packaged as the mean of both. The arithmetic is bfloat16 where autocast allows it and
+the CPU has it.
 
 START.pt is what `prune.py` made of Depth Anything V2 Small. The first runs see small pictures, which are cheap. With
 ``--four-bits`` the channels of the start are levelled first (`equalise.py`), and from then on every picture is seen
@@ -447,6 +448,7 @@ def main() -> None:
     sets = load(args.cache, args.nyu, args.rgbd)
     threading.Thread(target=feed, args=(args, sets, step, queue), daemon=True).start()
     grids = FourBits(joint) if args.four_bits else None
+    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # emulated, it would take 20 times as long
     begin, first, recent = time.time(), step, []
     while (batch := queue.get()) is not None:
         if isinstance(batch, Exception):
@@ -457,7 +459,7 @@ def main() -> None:
             if step % REFRESH == 0:
                 grids.refresh()
             grids.snap()
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bf16):
             raw, log_depth = joint(image.to(memory_format=torch.channels_last))
         loss = general_loss(raw, label, mask)
         metric = truth[:, 0, 0, 0].isfinite()

@@ -87,6 +87,9 @@ class LintConfig(StrictConfig):
     """Stop at a warning."""
 
 
+TrainPrecision = Literal["fp32", "bf16"]
+
+
 class HardwareConfig(StrictConfig):
     """Where and how the run is computed."""
 
@@ -96,8 +99,8 @@ class HardwareConfig(StrictConfig):
     """Devices, or processes on the CPU; more than one train by DistributedDataParallel."""
     num_nodes: int = Field(default=1, gt=0)
     """Machines."""
-    precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of the network; losses, weights and optimiser stay in fp32."""
+    precision: TrainPrecision = "fp32"
+    """Arithmetic of the network; losses, weights and optimiser stay in fp32, and all on a CPU without fast bf16."""
     channels_last: bool = False
     """Keep maps with their channels innermost, which is faster for convolutions on most hardware."""
     compile: bool = False

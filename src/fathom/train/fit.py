@@ -26,7 +26,7 @@ from fathom.io.atomic import write_atomic
 from fathom.protocol import load_protocol
 from fathom.train.callbacks import LAST, Curves, Ema, Interrupted, Keeper, Say, save_atomic
 from fathom.train.config import Recipe, SourceConfig, check_names, sees_pairs, total_steps
-from fathom.train.config_extras import ReadoutConfig
+from fathom.train.config_extras import HardwareConfig, ReadoutConfig, TrainPrecision
 from fathom.train.findings import write_findings
 from fathom.train.lint import lint
 from fathom.train.loader import (
@@ -124,6 +124,7 @@ def fit(
         resolve_terms(recipe)
     protocol = load_protocol(recipe.validation.protocol) if recipe.validation.protocol is not None else None
     checkpoint = _find_checkpoint(folder, recipe, resume, is_first)
+    precision = _usable_precision(recipe.hardware, say)
 
     # Network: seeded, so that every process starts from the same weights
     torch.manual_seed(mix_seed(recipe.seed, _WEIGHTS))
@@ -165,11 +166,11 @@ def fit(
     if is_first and checkpoint is None:
         folder.mkdir(parents=True, exist_ok=True)
         if recipe.readout is not None:
-            _solve_readout(network, recipe.readout, recipe, samples, say)
+            _solve_readout(network, recipe.readout, recipe, samples, precision, say)
         _check_before_start(network, objective, recipe, samples, folder, say)
     module = TrainingModule(network, objective, recipe, row.input_law, steps)
     if is_first:
-        write_record(folder, recipe)
+        write_record(folder, recipe, precision)
 
     # Trainer
     keeper = Keeper(folder, recipe.checkpoint.every_steps)
@@ -184,7 +185,7 @@ def fit(
     watch = ViewWatch(folder, recipe.log_every, say) if recipe.selfsupervised is not None else None
     callbacks = [callback for callback in (ema, curves, watch, validation, keeper) if callback is not None]
     with _quiet():
-        trainer = _trainer(recipe, folder, steps, callbacks)
+        trainer = _trainer(recipe, folder, steps, precision, callbacks)
     loaders = _StepLoaders(recipe, samples, steps)
     module.train_dataloader = lambda: loaders.from_step(trainer.global_step, trainer.global_rank)  # type: ignore[method-assign]
 
@@ -285,12 +286,33 @@ class _StepLoaders:
         return train_loader(self.samples, sampler, recipe.data.workers)
 
 
-def _solve_readout(network: nn.Module, config: ReadoutConfig, recipe: Recipe, samples: TrainSamples, say: Say) -> None:
+def _usable_precision(hardware: HardwareConfig, say: Say) -> TrainPrecision:
+    """Return the wanted arithmetic, but not bf16 on a CPU without it, where torch takes up to 20 times as long."""
+    on_cpu = hardware.accelerator == "cpu" or (hardware.accelerator == "auto" and not torch.accelerator.is_available())
+    if hardware.precision == "bf16" and on_cpu and not _cpu_has_bf16():
+        say("This CPU has no fast bf16; the run computes in fp32.")
+        return "fp32"
+    return hardware.precision
+
+
+def _cpu_has_bf16() -> bool:
+    """Tell whether torch hands bf16 to oneDNN here."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _solve_readout(
+    network: nn.Module,
+    config: ReadoutConfig,
+    recipe: Recipe,
+    samples: TrainSamples,
+    precision: TrainPrecision,
+    say: Say,
+) -> None:
     """Give the readout its first weights; other processes get them from this one."""
     steps = max(1, round(config.passes * len(samples) / recipe.data.batch_size))
     batches = _StepLoaders(recipe, samples, steps).from_step(0, 0)
     law = models.entry(recipe.model.name).input_law
-    count = solve_readout(network, batches, law, config, bf16=recipe.hardware.precision == "bf16")
+    count = solve_readout(network, batches, law, config, bf16=precision == "bf16")
     say(f"Solved the readout from {count} pictures.")
 
 
@@ -321,7 +343,9 @@ def _try_validation(module: TrainingModule, loader: DataLoader[dict[str, Any]]) 
     module.network.train()
 
 
-def _trainer(recipe: Recipe, folder: Path, steps: int, callbacks: list[pl.Callback]) -> pl.Trainer:
+def _trainer(
+    recipe: Recipe, folder: Path, steps: int, precision: TrainPrecision, callbacks: list[pl.Callback]
+) -> pl.Trainer:
     hardware = recipe.hardware
     many = hardware.devices * hardware.num_nodes > 1
     strategy = "auto"
@@ -333,7 +357,7 @@ def _trainer(recipe: Recipe, folder: Path, steps: int, callbacks: list[pl.Callba
         devices=hardware.devices,
         num_nodes=hardware.num_nodes,
         strategy=strategy,
-        precision="bf16-mixed" if hardware.precision == "bf16" else "32-true",
+        precision="bf16-mixed" if precision == "bf16" else "32-true",
         max_steps=steps,
         max_epochs=-1,
         accumulate_grad_batches=recipe.accumulate,

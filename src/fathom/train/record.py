@@ -13,6 +13,7 @@ import yaml
 from fathom.errors import ConfigError
 from fathom.io.atomic import write_atomic
 from fathom.train.config import Recipe
+from fathom.train.config_extras import TrainPrecision
 from fathom.version import __version__
 
 RECIPE_FILE = "recipe.yaml"
@@ -42,8 +43,8 @@ def git_state(folder: Path) -> dict[str, Any]:
     return {"commit": commit, "changed": bool(status)}
 
 
-def environment() -> dict[str, Any]:
-    """Return versions, machine and commits, for the record."""
+def environment(precision: TrainPrecision) -> dict[str, Any]:
+    """Return versions, machine, arithmetic and commits, for the record."""
     versions: dict[str, str | None] = {}
     for package in _PACKAGES:
         try:
@@ -54,6 +55,7 @@ def environment() -> dict[str, Any]:
         "fathom": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "precision": precision,
         "versions": versions,
         "command": sys.argv,
         "git": git_state(Path.cwd()),
@@ -61,13 +63,13 @@ def environment() -> dict[str, Any]:
     }
 
 
-def write_record(folder: Path, recipe: Recipe) -> None:
-    """Save the resolved recipe and the environment of this start; earlier starts stay in the list."""
+def write_record(folder: Path, recipe: Recipe, precision: TrainPrecision) -> None:
+    """Save the recipe and the environment of this start, which says in what it computes; earlier starts stay."""
     text = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
     write_atomic(folder / RECIPE_FILE, [text.encode()])
     path = folder / ENVIRONMENT_FILE
     starts = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    write_atomic(path, [json.dumps([*starts, environment()], indent=2).encode()])
+    write_atomic(path, [json.dumps([*starts, environment(precision)], indent=2).encode()])
 
 
 def check_same_recipe(folder: Path, recipe: Recipe) -> None:
