@@ -7,8 +7,8 @@ CHECKOUT is a clone of https://github.com/fangchangma/sparse-to-dense.pytorch, w
 `upproj`), loss (L1), optimiser and loader are imported from there and run as its main.py runs them; without it only
 Fathom's figures are printed. NYU is a folder with rgb/, depth/ and train.txt. Goal: three times its pictures a second.
 
-* Training: what `fathom train configs/fcrn-upproj.yaml` does for a step in bfloat16 with channels last, by Lightning;
-  the same in float32 and contiguous, without Lightning.
+* Training: what `fathom train configs/fcrn-upproj.yaml` does for a step in bfloat16 (float32 on a CPU without it) with
+  channels last, by Lightning; the same in float32 and contiguous, without Lightning.
 * Prediction: batches, and single pictures.
 * Loader: reading and augmenting, one process and one thread. The reference reads h5 files, which are written first,
   uncompressed; Fathom reads the folder without its labels, the same h5 files, and what `fathom data prepare` makes.
@@ -51,6 +51,7 @@ from fathom import models
 from fathom.data import DepthDataset, open_dataset
 from fathom.data.base import Subset
 from fathom.data.prepare import prepare
+from fathom.runtime.torch import cpu_has_bf16
 from fathom.train.config import Recipe, load_recipe
 from fathom.train.loader import Prepare, StepSampler, TrainSamples, train_loader
 from fathom.train.module import TrainingModule
@@ -123,7 +124,7 @@ class Turns(pl.Callback):
 
     def __init__(self, others: Runs, repeats: int) -> None:
         self.others, self.repeats = others, repeats
-        self.name = "Fathom, bfloat16, channels last"
+        self.name = f"Fathom, {'bfloat16' if cpu_has_bf16() else 'float32'}, channels last"
         self.seconds: dict[str, list[float]] = {name: [] for name in (*others, self.name)}
         self.memory: dict[str, float] = {}
         self._started = 0.0
@@ -203,7 +204,7 @@ def compare_training(checkout: Path | None, batch_size: int, repeats: int) -> No
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=1,
-        precision="bf16-mixed",
+        precision="bf16-mixed" if cpu_has_bf16() else "32-true",
         max_steps=steps,
         gradient_clip_val=recipe.clip_norm,
         callbacks=[turns],

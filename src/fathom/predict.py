@@ -68,7 +68,8 @@ class Predictor:
         runtime: ``"auto"``: ONNX Runtime for an ONNX file; for torch networks OpenVINO where it is installed and no
             GPU is used, else torch.
         precision: ``"auto"``: int8 where that is the only ONNX file (the embedded models); else float32 with ONNX
-            Runtime and torch, and with OpenVINO bf16 where the hardware has it.
+            Runtime and torch, and with OpenVINO bf16 where the hardware has it. Asked for bf16, OpenVINO and torch
+            compute in float32, and say so in the result, where the CPU has none.
         size: Network input: one number for a square's area (or side), or (height, width) [px]; default: the card's.
         num_threads: CPU threads for one network run; default: every core this process may use.
         device: ``"auto"``, ``"cpu"``, or a device of the runtime such as ``"cuda"``.

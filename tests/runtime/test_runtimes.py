@@ -53,11 +53,12 @@ def test_runtimes_agree(model_path, shape):
         np.testing.assert_allclose(runtime.run(image), expected, atol=1e-5)
 
 
-def test_bf16_is_close(model_path):
+def test_bf16_is_close(model_path, monkeypatch):
     pytest.importorskip("openvino")
     from fathom.runtime.openvino import OpenVinoRuntime
     from fathom.runtime.torch import TorchRuntime
 
+    monkeypatch.setattr("fathom.runtime.torch.cpu_has_bf16", lambda: True)
     expected = OnnxRuntime(model_path, num_threads=1).run(IMAGE)
     for runtime in (
         TorchRuntime(torch_twin(model_path), device="cpu", precision="bf16"),
@@ -66,6 +67,22 @@ def test_bf16_is_close(model_path):
         out = runtime.run(IMAGE)
         assert out.dtype == np.float32
         np.testing.assert_allclose(out, expected, rtol=0.03, atol=0.03)
+
+
+def test_without_bf16_the_arithmetic_is_fp32_and_is_called_that(model_path, monkeypatch):
+    pytest.importorskip("openvino")
+    from fathom.runtime.openvino import OpenVinoRuntime
+    from fathom.runtime.torch import TorchRuntime
+
+    monkeypatch.setattr("fathom.runtime.torch.cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("fathom.runtime.openvino._computes_bf16", lambda core, device: False)
+    expected = OnnxRuntime(model_path, num_threads=1).run(IMAGE)
+    for runtime in (
+        TorchRuntime(torch_twin(model_path), device="cpu", precision="bf16"),
+        OpenVinoRuntime(model_path, precision="bf16", num_threads=1),
+    ):
+        assert runtime.precision == "fp32"
+        np.testing.assert_allclose(runtime.run(IMAGE), expected, atol=1e-5)
 
 
 def test_openvino_keeps_a_bounded_number_of_traced_shapes(model_path, monkeypatch):

@@ -95,7 +95,7 @@ def test_accumulating_two_batches_counts_as_one_step(tmp_path, data):
 
 
 def test_channels_last_and_bf16_train(tmp_path, plain, data, monkeypatch):
-    monkeypatch.setattr("fathom.train.fit._cpu_has_bf16", lambda: True)
+    monkeypatch.setattr("fathom.train.fit.cpu_has_bf16", lambda: True)
     hardware = {"accelerator": "cpu", "channels_last": True, "precision": "bf16"}
     fit(make_recipe(data, hardware=hardware), tmp_path / "run", say=quiet)
     assert losses_of(tmp_path / "run") == pytest.approx(losses_of(plain), rel=0.05)
@@ -105,7 +105,7 @@ def test_channels_last_and_bf16_train(tmp_path, plain, data, monkeypatch):
 
 
 def test_a_cpu_without_bf16_computes_in_fp32_and_says_so(tmp_path, plain, data, monkeypatch):
-    monkeypatch.setattr("fathom.train.fit._cpu_has_bf16", lambda: False)
+    monkeypatch.setattr("fathom.train.fit.cpu_has_bf16", lambda: False)
     lines: list[str] = []
     recipe = make_recipe(data, hardware={"accelerator": "cpu", "precision": "bf16"})
     fit(recipe, tmp_path / "run", say=lines.append)

@@ -49,6 +49,7 @@ from torch import nn
 
 from fathom.models.embedded import PATCH, EmbeddedNet
 from fathom.models.four_bits import find_grid, snap
+from fathom.runtime.torch import cpu_has_bf16
 
 MIX = {
     "nyu": 0.28,
@@ -448,7 +449,7 @@ def main() -> None:
     sets = load(args.cache, args.nyu, args.rgbd)
     threading.Thread(target=feed, args=(args, sets, step, queue), daemon=True).start()
     grids = FourBits(joint) if args.four_bits else None
-    has_bf16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # emulated, it would take 20 times as long
+    has_bf16 = cpu_has_bf16()
     begin, first, recent = time.time(), step, []
     while (batch := queue.get()) is not None:
         if isinstance(batch, Exception):

@@ -29,8 +29,8 @@ class OpenVinoRuntime:
     Args:
         model: ONNX or OpenVINO file, or a torch module that maps (B, 3, h, w) to (B, 1, h, w).
         device: OpenVINO's device name; ``"auto"`` means CPU.
-        precision: ``"fp32"`` or ``"bf16"`` arithmetic; ``"int8"`` for a quantised file, whose other operations use bf16
-            where the hardware has it.
+        precision: ``"fp32"`` arithmetic; ``"bf16"``, or fp32 where the hardware has none; ``"int8"`` for a quantised
+            file, whose other operations use bf16 in the same way.
         num_threads: Threads for one run; default: every core this process may use.
 
     Raises:
@@ -50,14 +50,15 @@ class OpenVinoRuntime:
         num_threads: int | None = None,
     ) -> None:
         self._openvino = require("openvino", "openvino", "The OpenVINO runtime")
-        self.precision = precision
         self.device = "CPU" if device in ("auto", "cpu") else device.upper()
         self._core = self._openvino.Core()
         if self.device.split(".")[0] not in {name.split(".")[0] for name in self._core.available_devices}:
             have = ", ".join(self._core.available_devices)
             raise ModelError(f"OpenVINO has no device '{device}' here; it has: {have}.")
+        has_bf16 = _computes_bf16(self._core, self.device)
+        self.precision: Precision = "fp32" if precision == "bf16" and not has_bf16 else precision
         self._properties = {
-            "INFERENCE_PRECISION_HINT": "bf16" if self._half(precision) else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if has_bf16 and precision != "fp32" else "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
         if self.device == "CPU":
@@ -72,11 +73,6 @@ class OpenVinoRuntime:
         else:
             network = model.eval().requires_grad_(False)
             self._graph_for = lambda shape: _trace(self._openvino, network, shape)
-
-    def _half(self, precision: Precision) -> bool:
-        if precision != "int8":
-            return precision == "bf16"
-        return "BF16" in self._core.get_property(self.device, "OPTIMIZATION_CAPABILITIES")
 
     def _compile(self, graph: Callable[[], Any], what: str) -> Any:
         try:
@@ -122,4 +118,8 @@ def native_bf16(device: str = "auto") -> bool:
     openvino = require("openvino", "openvino", "The OpenVINO runtime")
     name = "CPU" if device in ("auto", "cpu") else device.upper()
     core = openvino.Core()
-    return name in core.available_devices and "BF16" in core.get_property(name, "OPTIMIZATION_CAPABILITIES")
+    return name in core.available_devices and _computes_bf16(core, name)
+
+
+def _computes_bf16(core: Any, device: str) -> bool:
+    return "BF16" in core.get_property(device, "OPTIMIZATION_CAPABILITIES")

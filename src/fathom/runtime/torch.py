@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def cpu_has_bf16() -> bool:
+    """Tell whether torch computes bf16 on this CPU by oneDNN; else it emulates it, up to 20 times as slow as fp32."""
+    torch = require("torch", "hub", "The torch runtime")
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 class TorchRuntime:
     """A built network in evaluation mode.
 
@@ -21,7 +27,7 @@ class TorchRuntime:
     Args:
         network: Maps (B, 3, h, w) to (B, 1, h, w).
         device: ``"auto"`` (a CUDA GPU where there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
-        precision: ``"fp32"``, or ``"bf16"`` for automatic mixed precision.
+        precision: ``"fp32"``, or ``"bf16"`` for automatic mixed precision; a CPU without bf16 computes in fp32.
 
     Raises:
         ModelError: If the device is not there.
@@ -41,7 +47,7 @@ class TorchRuntime:
             self.network = moved if isinstance(moved, torch.fx.GraphModule) else moved.eval()
         except (RuntimeError, AssertionError) as error:
             raise ModelError(f"torch cannot use the device '{device}': {str(error).splitlines()[0]}") from error
-        self.precision = precision
+        self.precision: Precision = "fp32" if self.device.type == "cpu" and not cpu_has_bf16() else precision
         self.batches = self.device.type != "cpu"
         self._torch = torch
 

@@ -24,6 +24,7 @@ from fathom.data.base import Subset
 from fathom.errors import ConfigError
 from fathom.io.atomic import write_atomic
 from fathom.protocol import load_protocol
+from fathom.runtime.torch import cpu_has_bf16
 from fathom.train.callbacks import LAST, Curves, Ema, Interrupted, Keeper, Say, save_atomic
 from fathom.train.config import Recipe, SourceConfig, check_names, sees_pairs, total_steps
 from fathom.train.config_extras import HardwareConfig, ReadoutConfig, TrainPrecision
@@ -289,15 +290,10 @@ class _StepLoaders:
 def _usable_precision(hardware: HardwareConfig, say: Say) -> TrainPrecision:
     """Return the wanted arithmetic, but not bf16 on a CPU without it, where torch takes up to 20 times as long."""
     on_cpu = hardware.accelerator == "cpu" or (hardware.accelerator == "auto" and not torch.accelerator.is_available())
-    if hardware.precision == "bf16" and on_cpu and not _cpu_has_bf16():
+    if hardware.precision == "bf16" and on_cpu and not cpu_has_bf16():
         say("This CPU has no fast bf16; the run computes in fp32.")
         return "fp32"
     return hardware.precision
-
-
-def _cpu_has_bf16() -> bool:
-    """Tell whether torch hands bf16 to oneDNN here."""
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _solve_readout(
