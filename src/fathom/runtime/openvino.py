@@ -55,10 +55,10 @@ class OpenVinoRuntime:
         if self.device.split(".")[0] not in {name.split(".")[0] for name in self._core.available_devices}:
             have = ", ".join(self._core.available_devices)
             raise ModelError(f"OpenVINO has no device '{device}' here; it has: {have}.")
-        has_bf16 = _computes_bf16(self._core, self.device)
-        self.precision: Precision = "fp32" if precision == "bf16" and not has_bf16 else precision
+        short = precision != "fp32" and _computes_bf16(self._core, self.device)
+        self.precision: Precision = "fp32" if precision == "bf16" and not short else precision
         self._properties = {
-            "INFERENCE_PRECISION_HINT": "bf16" if has_bf16 and precision != "fp32" else "f32",
+            "INFERENCE_PRECISION_HINT": "bf16" if short else "f32",
             "PERFORMANCE_HINT": "LATENCY",
         }
         if self.device == "CPU":

@@ -167,7 +167,7 @@ def fit(
     if is_first and checkpoint is None:
         folder.mkdir(parents=True, exist_ok=True)
         if recipe.readout is not None:
-            _solve_readout(network, recipe.readout, recipe, samples, precision, say)
+            _solve_readout(network, recipe.readout, recipe, samples, say)
         _check_before_start(network, objective, recipe, samples, folder, say)
     module = TrainingModule(network, objective, recipe, row.input_law, steps)
     if is_first:
@@ -296,19 +296,13 @@ def _usable_precision(hardware: HardwareConfig, say: Say) -> TrainPrecision:
     return hardware.precision
 
 
-def _solve_readout(
-    network: nn.Module,
-    config: ReadoutConfig,
-    recipe: Recipe,
-    samples: TrainSamples,
-    precision: TrainPrecision,
-    say: Say,
-) -> None:
-    """Give the readout its first weights; other processes get them from this one."""
+def _solve_readout(network: nn.Module, config: ReadoutConfig, recipe: Recipe, samples: TrainSamples, say: Say) -> None:
+    """Give the readout its first weights, on the CPU; other processes get them from this one."""
     steps = max(1, round(config.passes * len(samples) / recipe.data.batch_size))
     batches = _StepLoaders(recipe, samples, steps).from_step(0, 0)
     law = models.entry(recipe.model.name).input_law
-    count = solve_readout(network, batches, law, config, bf16=precision == "bf16")
+    bf16 = recipe.hardware.precision == "bf16" and cpu_has_bf16()
+    count = solve_readout(network, batches, law, config, bf16=bf16)
     say(f"Solved the readout from {count} pictures.")
 
 

@@ -105,7 +105,7 @@ def solve_readout(
             (B, 1, H, W).
         law: Input law of the network.
         config: The section `readout`.
-        bf16: Whether the network computes in half precision.
+        bf16: Whether the network computes in half precision, on the CPU.
 
     Returns:
         How many pictures had enough ground truth.
