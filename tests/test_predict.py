@@ -220,12 +220,14 @@ def test_an_int8_file_is_run_as_such(tmp_path):
     assert predictor.predict(RGB).provenance.preprocessing["precision"] == "int8"
 
 
-def test_auto_with_bf16_takes_openvino(folder):
+@pytest.mark.parametrize(("has_bf16", "computed"), [(True, "bf16"), (False, "fp32")])
+def test_auto_with_bf16_takes_openvino(folder, monkeypatch, has_bf16, computed):
     pytest.importorskip("openvino")
-    from fathom.runtime.openvino import native_bf16
-
+    monkeypatch.setattr("fathom.runtime.openvino._computes_bf16", lambda core, device: has_bf16)
     predictor = Predictor(folder, precision="bf16", num_threads=1)
-    assert (predictor.runtime, predictor.precision) == ("openvino", "bf16" if native_bf16() else "fp32")
+    assert (predictor.runtime, predictor.precision) == ("openvino", computed)
+    assert Predictor(folder, runtime="openvino", num_threads=1).precision == computed
+    assert Predictor(folder, runtime="openvino", precision="fp32", num_threads=1).precision == "fp32"
 
 
 def test_input_laws_change_what_the_network_sees(tmp_path):

@@ -432,7 +432,7 @@ def _file_runtime(files: ModelFiles, runtime: str, precision: str, num_threads: 
     if runtime == "openvino":
         from fathom.runtime.openvino import OpenVinoRuntime
 
-        exact: Precision = "int8" if int8 else _openvino_precision(precision, device)
+        exact: Precision = "int8" if int8 else _openvino_precision(precision)
         return OpenVinoRuntime(path, device=device, precision=exact, num_threads=num_threads)
     if precision == "bf16":
         raise ModelError("ONNX Runtime has no bf16 on the CPU. Use the openvino runtime, or fp32.")
@@ -452,17 +452,16 @@ def _network_runtime(
     if runtime == "openvino":
         from fathom.runtime.openvino import OpenVinoRuntime
 
-        exact = _openvino_precision(precision, device)
+        exact = _openvino_precision(precision)
         return OpenVinoRuntime(network, device=device, precision=exact, num_threads=num_threads)
     from fathom.runtime.torch import TorchRuntime
 
     return TorchRuntime(network, device=device, precision="bf16" if precision == "bf16" else "fp32")
 
 
-def _openvino_precision(precision: str, device: str) -> Precision:
-    from fathom.runtime.openvino import native_bf16
-
-    return "bf16" if precision == "bf16" or (precision == "auto" and native_bf16(device)) else "fp32"
+def _openvino_precision(precision: str) -> Precision:
+    """Ask for bf16 wherever float32 is not demanded; the runtime falls back where the hardware has none."""
+    return "fp32" if precision == "fp32" else "bf16"
 
 
 class _CallableModule(ModuleType):
