@@ -96,6 +96,19 @@ def test_openvino_keeps_a_bounded_number_of_traced_shapes(model_path, monkeypatc
     assert list(runtime._compiled) == [(1, 3, 32, 32)]
 
 
+def test_openvino_compiles_a_file_for_its_first_shape_and_once_for_all_others(model_path):
+    pytest.importorskip("openvino")
+    from fathom.runtime.openvino import ANY_SHAPE, OpenVinoRuntime
+
+    runtime, reference = OpenVinoRuntime(model_path, num_threads=1), OnnxRuntime(model_path, num_threads=1)
+    for width in (32, 32, 64, 96, 32):
+        image = np.random.default_rng(width).random((1, 3, 32, width), np.float32)
+        np.testing.assert_allclose(runtime.run(image), reference.run(image), atol=1e-5)
+    assert sorted(runtime._compiled) == [ANY_SHAPE, (1, 3, 32, 32)]
+    assert not runtime._compiled[1, 3, 32, 32].input(0).partial_shape.is_dynamic
+    assert runtime._compiled[ANY_SHAPE].input(0).partial_shape.is_dynamic
+
+
 def test_threads_may_share_a_runtime(model_path):
     pytest.importorskip("openvino")
     from fathom.runtime.openvino import OpenVinoRuntime

@@ -18,13 +18,16 @@ if TYPE_CHECKING:
 
 MAX_COMPILED_SHAPES = 4
 """How many input shapes of a torch network stay compiled; each holds its own copy of the weights."""
+ANY_SHAPE: tuple[int, ...] = ()
+"""Stands for the graph of an ONNX file with its sizes left open."""
 
 
 class OpenVinoRuntime:
     """One network, compiled by OpenVINO.
 
-    An ONNX file keeps dynamic sizes and is compiled once. A torch network is traced and compiled for each input shape,
-    because position embeddings and the like freeze when traced; the last few shapes are kept.
+    An ONNX file is compiled for the first shape that comes, which saves a tenth of the time (a video has no other), and
+    once more, for all sizes, when another comes. A torch network is traced and compiled for each input shape, because
+    position embeddings and the like freeze when traced; the last few shapes are kept.
 
     Args:
         model: ONNX or OpenVINO file, or a torch module that maps (B, 3, h, w) to (B, 1, h, w).
@@ -66,42 +69,60 @@ class OpenVinoRuntime:
         self._lock = threading.Lock()
         self._requests = threading.local()
         self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
-        self._whole: Any = None
-        self._graph_for: Callable[[tuple[int, ...]], Any] | None = None
+        self._graph_for: Callable[[tuple[int, ...]], Any]
+        self._is_file = isinstance(model, Path)
         if isinstance(model, Path):
-            self._whole = self._compile(lambda: self._core.read_model(model), str(model))
+            graph = self._checked(lambda: self._core.read_model(model), str(model))
+            self._graph_for = lambda shape: _with_shape(graph, shape)
         else:
             network = model.eval().requires_grad_(False)
             self._graph_for = lambda shape: _trace(self._openvino, network, shape)
 
-    def _compile(self, graph: Callable[[], Any], what: str) -> Any:
+    def _checked(self, make: Callable[[], Any], what: str) -> Any:
         try:
-            return self._core.compile_model(graph(), self.device, self._properties)
+            return make()
         except RuntimeError as error:
             lines = [line for line in str(error).splitlines() if line.strip()]
             raise ModelError(f"OpenVINO cannot compile {what}: {lines[-1] if lines else error}") from error
 
-    def _model_for(self, shape: tuple[int, ...]) -> Any:
-        if self._graph_for is None:
-            return self._whole
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        what = "the file for all sizes" if shape == ANY_SHAPE else f"the network at {shape}"
+        return self._checked(
+            lambda: self._core.compile_model(self._graph_for(shape), self.device, self._properties), what
+        )
+
+    def _model_for(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], Any]:
+        """Return the compiled network for a shape, and under which it is kept."""
         with self._lock:
+            if self._is_file and self._compiled and shape not in self._compiled:
+                shape = ANY_SHAPE
             if shape not in self._compiled:
-                graph_for = self._graph_for
                 while len(self._compiled) >= MAX_COMPILED_SHAPES:
                     self._compiled.popitem(last=False)
-                self._compiled[shape] = self._compile(lambda: graph_for(shape), f"the network at {shape}")
+                self._compiled[shape] = self._compile(shape)
             self._compiled.move_to_end(shape)
-            return self._compiled[shape]
+            return shape, self._compiled[shape]
 
     def run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         """Map an input (B, 3, h, w) to the raw output (B, h', w')."""
-        model = self._model_for(batch.shape)
+        shape, model = self._model_for(batch.shape)
         # One request per thread and model: a request is not safe to share, and making one is not free.
-        held = getattr(self._requests, "held", None)
-        if held is None or held[0] is not model:
-            held = self._requests.held = (model, model.create_infer_request())
-        held[1].infer({0: batch}, share_inputs=True)
-        return single_channel(held[1].get_output_tensor(0).data, len(batch)).copy()
+        held = self._requests.__dict__.setdefault("held", {})
+        if shape not in held or held[shape][0] is not model:
+            held = self._requests.held = {key: value for key, value in held.items() if key in self._compiled}
+            held[shape] = (model, model.create_infer_request())
+        request = held[shape][1]
+        request.infer({0: batch}, share_inputs=True)
+        return single_channel(request.get_output_tensor(0).data, len(batch)).copy()
+
+
+def _with_shape(graph: Any, shape: tuple[int, ...]) -> Any:
+    """Return a graph of a file whose input has one shape, unless its sizes are fixed anyway or shall stay open."""
+    if shape == ANY_SHAPE or not graph.is_dynamic():
+        return graph
+    fixed = graph.clone()
+    fixed.reshape(list(shape))
+    return fixed
 
 
 def _trace(openvino: Any, network: "nn.Module", shape: tuple[int, ...]) -> Any:
