@@ -90,7 +90,7 @@ def test_a_picture_enlarged_is_nearer(train, data):
     assert min(seen) < 0.9  # the other camera, cropped
 
 
-@pytest.mark.parametrize("size", [(224, 294), (182, 238)])
+@pytest.mark.parametrize("size", [(210, 280), (182, 238)])
 def test_pictures_of_every_aspect_have_about_as_many_patches(train, size):
     found = train.shapes(size)
     assert found[0] == size
@@ -104,3 +104,40 @@ def test_an_error_of_the_loader_reaches_who_waits(train):
     queue = Queue()
     train.feed(argparse.Namespace(size=train.SIZE, steps=1, batch=1, seed=0), {}, 0, queue)
     assert isinstance(queue.get_nowait(), Exception)
+
+
+@pytest.fixture(scope="module")
+def prune():
+    sys.path.insert(0, str(TRAINING))
+    try:
+        import prune
+    finally:
+        sys.path.remove(str(TRAINING))
+    return prune
+
+
+def test_narrow_keys_keep_the_products_of_queries_and_keys_that_lie_in_few_channels(prune):
+    generator = torch.Generator().manual_seed(0)
+    channels = torch.linalg.qr(torch.randn(64, 64, generator=generator)).Q
+    query, key = (torch.randn(2, 3, 50, 64, generator=generator) for _ in range(2))
+    key[..., prune.KEY_WIDTH :] *= 1e-6  # what the queries have there meets nothing
+    query, key = query @ channels.T, key @ channels.T + 5.0  # a mean, which softmax does not see
+    first, second = prune.narrow_keys(query, key)
+    expected = (query @ key.transpose(-2, -1)).softmax(-1)
+    got = ((query @ first) @ (key @ second).transpose(-2, -1)).softmax(-1)
+    assert first.shape == second.shape == (3, 64, prune.KEY_WIDTH)
+    torch.testing.assert_close(got, expected, atol=1e-3, rtol=0)
+
+
+def test_the_units_that_stay_are_those_that_the_others_cannot_replace(prune):
+    generator = torch.Generator().manual_seed(0)
+    needed = torch.randn(400, 5, generator=generator)
+    copies = needed @ torch.randn(5, 11, generator=generator) * 30  # large, but all of it is in the five
+    table = torch.cat([copies, needed], 1)
+    gram, moments = prune.normal_equations(table, needed @ torch.randn(5, 4, generator=generator) + 2.0)
+    rows = prune.choose(gram, moments, 5)
+    assert len(rows) == 5 and rows.tolist() == sorted(rows.tolist())
+    kept = torch.cat([rows, torch.tensor([16])])
+    weight, bias = prune.solve(gram[kept][:, kept], moments[kept])
+    whole, offset = prune.solve(gram, moments)
+    torch.testing.assert_close(table[:, rows] @ weight.T + bias, table @ whole.T + offset, atol=0.05, rtol=0)

@@ -1,8 +1,8 @@
 """Stage 4: turn a checkpoint, or the mean of some, into the three files that the package carries.
 
-    python training/embedded/package.py --checkpoint FINAL/general.pt --card training/embedded/fathom-general.yaml
-        --calibrate PICTURES --out src/fathom/weights
-    python training/embedded/package.py --checkpoint MORE/indoor_start.pt MORE/indoor.pt
+    python training/embedded/package.py --checkpoint FINAL/general_{start,4000,5000,6000,7000}.pt
+        --card training/embedded/fathom-general.yaml --calibrate PICTURES --out src/fathom/weights
+    python training/embedded/package.py --checkpoint FINAL/indoor_{start,5000,6000,7000}.pt
         --card training/embedded/fathom-indoor.yaml --calibrate PICTURES --out src/fathom/weights
 
 NAME.onnx        matrices of the blocks in 4 bits (`four_bits.py`), which are 8 bits in the arithmetic; the other

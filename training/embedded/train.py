@@ -1,10 +1,7 @@
 """Stage 3: train both embedded models.
 
-    python training/embedded/train.py DATA --start START.pt --out FIRST --steps 400 --size 182 238
-    python training/embedded/train.py DATA --start FIRST/last.pt --out SMALL --four-bits --size 182 238
-    python training/embedded/train.py DATA --start SMALL/last.pt --out FINAL --four-bits --steps 3400
-    python training/embedded/train.py DATA --start FINAL/last.pt --out MORE --four-bits --steps 2700 --seed 8
-        --lr 3.5e-4 --relative-lr 2.5e-4
+    python training/embedded/train.py DATA --start START.pt --out FIRST --decoder-only --steps 300
+    python training/embedded/train.py DATA --start FIRST/last.pt --out FINAL --four-bits --steps 5000
 
 DATA is ``--cache CACHE --nyu NYU --rgbd RGBD``; CACHE is what `label.py` made.
 NYU is a folder with ``rgb/NNNN.jpg``, ``depth/NNNN.png`` [mm], ``train.txt`` and ``val.txt``; frames of ``val.txt`` are
@@ -12,11 +9,11 @@ never trained on. RGBD holds ground truth of other cameras, NAME/depth_mm/NUMBER
 (focal length over the picture's height); their pictures, all in one folder as NAME-NUMBER.png, are labelled as the
 source rgbd. A stopped run continues from OUT/last.pt with the same command. Every 200 steps the averaged weights are
 scored on ``val.txt`` (on all of it every 1000, else on a third) and a line is added to OUT/log.csv. OUT/general.pt and
-OUT/indoor.pt hold the averaged weights of the two models, OUT/NAME_start.pt what they began with, levelled: a short run
-that goes on from a version can be packaged as the mean of both. The arithmetic is bfloat16 where autocast allows it and
-the CPU has it.
+OUT/indoor.pt hold the averaged weights of the two models, OUT/NAME_1000.pt and so on the same at these steps, and
+OUT/NAME_start.pt what they began with, levelled: the mean of some is packaged. The arithmetic is bfloat16 where
+autocast allows it and the CPU has it.
 
-START.pt is what `prune.py` made of Depth Anything V2 Small. The first runs see small pictures, which are cheap. With
+START.pt is what `prune.py` made of Depth Anything V2 Small. The first run gets the decoder used to its tokens. With
 ``--four-bits`` the channels of the start are levelled first (`equalise.py`), and from then on every picture is seen
 through matrices in 4 bits.
 
@@ -52,22 +49,21 @@ from fathom.models.four_bits import find_grid, snap
 from fathom.runtime.torch import cpu_has_bf16
 
 MIX = {
-    "nyu": 0.28,
-    "rgbd": 0.12,
-    "rooms": 0.23,
-    "houses": 0.02,
+    "nyu": 0.20,
+    "rgbd": 0.03,
+    "rooms": 0.30,
+    "houses": 0.03,
     "photos": 0.12,
-    "objects": 0.09,
-    "imagenet": 0.06,
+    "objects": 0.17,
+    "imagenet": 0.07,
     "bsds": 0.02,
-    "roads": 0.05,
+    "roads": 0.03,
     "camvid": 0.02,
-    "udacity": 0.005,
-    "aims": 0.005,
+    "udacity": 0.01,
 }
 cv2.setNumThreads(1)  # the loader is one thread beside the arithmetic
 EIGEN_CROP = (slice(45, 471), slice(41, 601))
-SIZE = (224, 294)
+SIZE = (210, 280)
 """Height and width [px] at which the models see pictures of NYU's shape."""
 ASPECTS = {0.76: 0.72, 1.32: 0.08, 1.0: 0.10, 0.286: 0.10}
 """Height over width of the pictures of a batch, about, and how often; the first is that of NYU."""
@@ -167,6 +163,8 @@ def window(
 ) -> tuple[int, int, int, int]:
     """Return top, left, height, width of a random crop with about the aspect of `shape`."""
     aspect = shape[1] / shape[0] * squeeze
+    if abs(np.log(aspect * height / width)) < 0.03:  # the cache has sides of its own: a whole picture stays whole
+        aspect = width / height
     crop_height = min(height, width / aspect) / zoom
     rows, columns = round(crop_height), min(width, round(crop_height * aspect))
     return int(rng.integers(0, height - rows + 1)), int(rng.integers(0, width - columns + 1)), rows, columns
@@ -401,6 +399,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=5e-4, help="of the decoder")
     parser.add_argument("--relative-lr", type=float, default=4e-4, help="of the transformer, as a share of each matrix")
+    parser.add_argument("--decoder-only", action="store_true", help="the first stage: the transformer stays as it is")
     parser.add_argument("--four-bits", action="store_true", help="the last stage: its matrices have 4 bits")
     parser.add_argument("--size", type=int, nargs=2, default=SIZE, help="height and width of pictures of NYU's shape")
     parser.add_argument("--seed", type=int, default=0)
@@ -422,11 +421,13 @@ def main() -> None:
     groups: list[dict[str, object]] = []
     fresh: list[nn.Parameter] = []
     for name, parameter in joint.named_parameters():
-        if name.split(".")[1] in ENCODER:
+        if name.split(".")[1] not in ENCODER:
+            fresh.append(parameter)
+        elif args.decoder_only:
+            parameter.requires_grad_(False)
+        else:
             size = parameter.detach().square().mean().sqrt().item()
             groups.append({"params": [parameter], "lr": args.relative_lr * size})
-        else:
-            fresh.append(parameter)
     groups.append({"params": fresh, "lr": args.lr})
     optimiser = torch.optim.AdamW(groups, weight_decay=0.02, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, [g["lr"] for g in groups], args.steps, pct_start=0.06)
@@ -497,6 +498,8 @@ def main() -> None:
             save(args.out / "last.pt", {name: part.state_dict() for name, part in parts.items()} | {"step": step})
             for name, model in average.split().items():
                 save(args.out / f"{name}.pt", {"average": model})
+                if step % 1000 == 0:
+                    save(args.out / f"{name}_{step}.pt", {"average": model})
 
 
 if __name__ == "__main__":

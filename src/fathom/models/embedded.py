@@ -1,10 +1,10 @@
 """The small networks inside the package: `fathom-general` and `fathom-indoor`.
 
 A vision transformer of patch 14 under a light decoder. The transformer is the one of Depth Anything V2 Small (Yang et
-al., NeurIPS 2024): its 12 blocks and all their heads, with half of their hidden units, where what stays was refitted by
-least squares to give what the whole gave (`training/embedded/prune.py`). It sees few patches, 16 rows of 21, and its
-matrices have 4 bits (`four_bits.py`): both cost far less than blocks, heads or channels would; `docs/results.md` has
-the figures.
+al., NeurIPS 2024): its 12 blocks and all their heads, with 960 of 1536 hidden units and half as wide queries and keys,
+where what stays was refitted by least squares to give what the whole gave (`training/embedded/prune.py`). It sees few
+patches, 15 rows of 20, and its matrices have 4 bits (`four_bits.py`): both cost far less than blocks, heads or channels
+would; `docs/results.md` has the figures.
 
 `fathom-indoor` ends in a layer that gives the logarithm of depth. `fathom-general` has that layer, too, beside one that
 was trained on its teacher's inverse depth, and gives the mean of both, each centred and scaled: the first is right more
@@ -21,7 +21,7 @@ fuse      taps 4 and 3, 3x3 units                 (B, 64, r, c)
 fuse 2    up, plus tap 2                          (B, 64, 2r, 2c)
 fuse 1    up, plus tap 1                          (B, 32, 4r, 4c)
 detail    up, concat a 3x3 stem of the picture    (B, 24, h/2, w/2)
-head      3x3, one or two; twice up and sharpen   (B, 1, 2h, 2w)
+head      3x3, one or two; up and sharpen         (B, 1, h, w)
 ========  ======================================  ==================
 """
 
@@ -32,31 +32,40 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 PATCH = 14
-HEAD_WIDTH = 64
+KEY_WIDTH, HEAD_WIDTH = 32, 64
+"""Channels of the queries and keys of a head, and of its values."""
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 
 
 class Block(nn.Module):
-    """A pre-norm transformer block (Dosovitskiy et al., ICLR 2021) whose heads need not fill its width."""
+    """A pre-norm transformer block (Dosovitskiy et al., ICLR 2021) whose queries and keys are narrower than its values.
+
+    What the products of queries and keys are divided by is part of their matrices.
+    """
 
     def __init__(self, width: int, heads: int, hidden: int) -> None:
         super().__init__()
         self.heads = heads
+        self.widths = (heads * KEY_WIDTH, heads * KEY_WIDTH, heads * HEAD_WIDTH)
         self.norm1 = nn.LayerNorm(width, eps=1e-6)
-        self.qkv = nn.Linear(width, 3 * heads * HEAD_WIDTH)
+        self.qkv = nn.Linear(width, sum(self.widths))
         self.out = nn.Linear(heads * HEAD_WIDTH, width)
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.fc1 = nn.Linear(width, hidden)
         self.fc2 = nn.Linear(hidden, width)
 
+    def attend(self, tokens: Tensor) -> Tensor:
+        """Map (B, N, width) to what the heads give, side by side, (B, N, heads * 64)."""
+        joined = self.qkv(self.norm1(tokens)).split(self.widths, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in joined)
+        # Written out, because this translates to fewer operations than torch's own attention.
+        attended = (query @ key.transpose(-2, -1)).softmax(-1) @ value
+        return attended.transpose(1, 2).flatten(2)
+
     def forward(self, tokens: Tensor) -> Tensor:
         """Map (B, N, width) to the same shape."""
-        joined = self.qkv(self.norm1(tokens)).chunk(3, -1)
-        query, key, value = (part.unflatten(-1, (self.heads, HEAD_WIDTH)).transpose(1, 2) for part in joined)
-        # Written out, because this translates to fewer operations than torch's own attention.
-        attended = (query * HEAD_WIDTH**-0.5 @ key.transpose(-2, -1)).softmax(-1) @ value
-        tokens = tokens + self.out(attended.transpose(1, 2).flatten(2))
+        tokens = tokens + self.out(self.attend(tokens))
         return cast(Tensor, tokens + self.fc2(F.gelu(self.fc1(self.norm2(tokens)))))
 
 
@@ -85,7 +94,7 @@ PHASES = [[[[a * b for b in row] for a in column]] for column in _HALVES for row
 def sharpen(values: Tensor, edge: float) -> Tensor:
     """Double the size of a map, turn its soft edges into steps, and leave surfaces as they are.
 
-    Between the smallest and the largest value around it, a value at the share s moves to ``s^4 / (s^4 + (1 - s)^4)``:
+    Between the smallest and the largest value around it, a value at the share s moves to ``s^8 / (s^8 + (1 - s)^8)``:
     one in the middle, as on every slope, stays, and one near an end goes to that end. Where the two are less than half
     of `edge` apart nothing moves, from one and a half times it on everything.
 
@@ -99,7 +108,7 @@ def sharpen(values: Tensor, edge: float) -> Tensor:
     Example:
         >>> soft = torch.tensor([0.0, 0.0, 0.5, 1.0, 1.0]).expand(1, 1, 5, 5)
         >>> [round(value, 2) for value in sharpen(soft, 0.5)[0, 0, 5].tolist()]
-        [0.0, 0.0, 0.0, 0.03, 0.21, 0.79, 0.97, 1.0, 1.0, 1.0]
+        [0.0, 0.0, 0.0, 0.03, 0.08, 0.92, 0.97, 1.0, 1.0, 1.0]
         >>> torch.allclose(sharpen(soft, 3.0), _up(soft, 2.0))
         True
 
@@ -118,15 +127,16 @@ def sharpen(values: Tensor, edge: float) -> Tensor:
     )
     span = largest - smallest
     share = (large - smallest) / span.clamp(1e-6, 1e6)  # pnnx, on the way to ncnn, needs both limits
-    near_large, near_small = _fourth_power(share), _fourth_power(1 - share)
+    near_large, near_small = _eighth_power(share), _eighth_power(1 - share)
     sharp = smallest + span * near_large / (near_large + near_small)
     moved = large + (span / edge - 0.5).clamp(0, 1) * (sharp - large)
     return moved.unsqueeze(1)
 
 
-def _fourth_power(values: Tensor) -> Tensor:
-    squared = values * values  # a product is fused with its neighbours, a power is not
-    return squared * squared
+def _eighth_power(values: Tensor) -> Tensor:
+    for _ in range(3):
+        values = values * values  # a product is fused with its neighbours, a power is not
+    return values
 
 
 def _centre(values: Tensor) -> Tensor:
@@ -149,7 +159,7 @@ def _head(value: float) -> nn.Conv2d:
 
 
 class EmbeddedNet(nn.Module):
-    """Transformer with narrow hidden layers, light decoder, one head or two.
+    """Transformer with narrow hidden layers and keys, light decoder, one head or two.
 
     Args:
         head: ``"inverse"`` gives affine-invariant inverse depth, the mean of two heads; ``"log_depth"`` gives metres.
@@ -162,7 +172,7 @@ class EmbeddedNet(nn.Module):
     Example:
         >>> net = EmbeddedNet("log_depth", taps=(1, 2, 3, 4), hidden=32).eval()
         >>> net(torch.zeros(1, 3, 56, 84)).shape
-        torch.Size([1, 1, 112, 168])
+        torch.Size([1, 1, 56, 84])
     """
 
     def __init__(
@@ -171,8 +181,8 @@ class EmbeddedNet(nn.Module):
         taps: tuple[int, int, int, int] = (3, 6, 9, 12),
         width: int = 384,
         heads: int = 6,
-        hidden: int = 768,
-        grid: tuple[int, int] = (16, 21),
+        hidden: int = 960,
+        grid: tuple[int, int] = (15, 20),
     ) -> None:
         super().__init__()
         self.taps = tuple(taps)
@@ -227,7 +237,7 @@ class EmbeddedNet(nn.Module):
         return F.relu(self.detail(torch.cat([F.relu(fine), F.relu(self.stem(image - 0.5))], 1)))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map a picture (B, 3, h, w), RGB in [0, 1], h and w multiples of 14, to (B, 1, 2h, 2w).
+        """Map a picture (B, 3, h, w), RGB in [0, 1], h and w multiples of 14, to (B, 1, h, w).
 
         Returns:
             Affine-invariant inverse depth, or depth [m], as the head was chosen.
@@ -235,11 +245,9 @@ class EmbeddedNet(nn.Module):
         features = self.decode(image, self.taps_of(image))
         log_depth = self.depth_head(features).float()
         if self.inverse_head is None:
-            edge = EDGES["log_depth"]
-            return sharpen(sharpen(log_depth, edge), edge).exp()
+            return sharpen(log_depth, EDGES["log_depth"]).exp()
         inverse = (_centre(self.inverse_head(features).float()) + _centre((-log_depth).exp())) / 2
-        edge = EDGES["inverse"]
-        return sharpen(sharpen(inverse, edge), edge)
+        return sharpen(inverse, EDGES["inverse"])
 
 
 def build_embedded(**options: object) -> EmbeddedNet:
