@@ -1,7 +1,7 @@
 """Stage 3: train both embedded models.
 
-    python training/embedded/train.py DATA --start START.pt --out FIRST --decoder-only --steps 300
-    python training/embedded/train.py DATA --start FIRST/last.pt --out FINAL --four-bits --steps 5000
+    python training/embedded/train.py DATA --start START.pt --out FIRST --decoder-only --steps 300 --lr 1e-3
+    python training/embedded/train.py DATA --start FIRST/last.pt --out FINAL --four-bits --steps 7000
 
 DATA is ``--cache CACHE --nyu NYU --rgbd RGBD``; CACHE is what `label.py` made.
 NYU is a folder with ``rgb/NNNN.jpg``, ``depth/NNNN.png`` [mm], ``train.txt`` and ``val.txt``; frames of ``val.txt`` are
@@ -398,7 +398,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=5e-4, help="of the decoder")
-    parser.add_argument("--relative-lr", type=float, default=4e-4, help="of the transformer, as a share of each matrix")
+    parser.add_argument("--relative-lr", type=float, default=3e-4, help="of the transformer, as a share of each matrix")
     parser.add_argument("--decoder-only", action="store_true", help="the first stage: the transformer stays as it is")
     parser.add_argument("--four-bits", action="store_true", help="the last stage: its matrices have 4 bits")
     parser.add_argument("--size", type=int, nargs=2, default=SIZE, help="height and width of pictures of NYU's shape")
