@@ -1,6 +1,5 @@
 """The last stage of the embedded models' training: ONNX, safetensors and card from a network."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,13 +23,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationW
 
 
 @pytest.fixture(scope="module")
-def package():
-    sys.path.insert(0, str(TRAINING))
-    try:
-        import package
-    finally:
-        sys.path.remove(str(TRAINING))
-    return package
+def package(load_stage):
+    return load_stage("package")
 
 
 @pytest.fixture(scope="module")
@@ -159,12 +153,8 @@ def test_batch_and_size_are_dynamic_and_do_not_change_a_bit(folder):
         np.testing.assert_array_equal(session.run(None, {"image": batch[index : index + 1]})[0][0], together[index])
 
 
-def test_equalising_keeps_the_function_and_levels_the_channels():
-    sys.path.insert(0, str(TRAINING))
-    try:
-        from equalise import equalise
-    finally:
-        sys.path.remove(str(TRAINING))
+def test_equalising_keeps_the_function_and_levels_the_channels(load_stage):
+    equalise = load_stage("equalise").equalise
     torch.manual_seed(1)
     network = MODELS["fathom-general"].build(taps=(1, 2, 3, 4), heads=2, hidden=64, grid=(4, 5)).eval()
     with torch.no_grad():

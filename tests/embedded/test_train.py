@@ -1,8 +1,6 @@
 """The embedded models' training: matrices in 4 bits, and ground truth of several cameras."""
 
 import argparse
-import sys
-from pathlib import Path
 from queue import Queue
 
 import numpy as np
@@ -13,17 +11,10 @@ cv2 = pytest.importorskip("cv2")
 
 from fathom.models.four_bits import find_grid, snap  # noqa: E402
 
-TRAINING = Path(__file__).resolve().parents[2] / "training" / "embedded"
-
 
 @pytest.fixture(scope="module")
-def train():
-    sys.path.insert(0, str(TRAINING))
-    try:
-        import train
-    finally:
-        sys.path.remove(str(TRAINING))
-    return train
+def train(load_stage):
+    return load_stage("train")
 
 
 @pytest.fixture
@@ -107,13 +98,8 @@ def test_an_error_of_the_loader_reaches_who_waits(train):
 
 
 @pytest.fixture(scope="module")
-def prune():
-    sys.path.insert(0, str(TRAINING))
-    try:
-        import prune
-    finally:
-        sys.path.remove(str(TRAINING))
-    return prune
+def prune(load_stage):
+    return load_stage("prune")
 
 
 def test_narrow_keys_keep_the_products_of_queries_and_keys_that_lie_in_few_channels(prune):
@@ -141,3 +127,23 @@ def test_the_units_that_stay_are_those_that_the_others_cannot_replace(prune):
     weight, bias = prune.solve(gram[kept][:, kept], moments[kept])
     whole, offset = prune.solve(gram, moments)
     torch.testing.assert_close(table[:, rows] @ weight.T + bias, table @ whole.T + offset, atol=0.05, rtol=0)
+
+
+def test_a_block_that_has_room_for_all_of_a_large_one_becomes_it(prune):
+    modeling = pytest.importorskip("transformers.models.dinov2.modeling_dinov2")
+    config = modeling.Dinov2Config(hidden_size=128, num_attention_heads=2, mlp_ratio=2, num_hidden_layers=1)
+    torch.manual_seed(0)
+    layer, block = modeling.Dinov2Layer(config).eval(), prune.Block(128, 2, 256).eval()
+    with torch.inference_mode():
+        for parameter in layer.parameters():
+            parameter.copy_(0.2 * torch.randn_like(parameter))
+        for name in ("q_proj", "k_proj"):  # each head needs no more than the channels that a narrow block has
+            getattr(layer.attention, name).weight.unflatten(0, (2, -1))[:, prune.KEY_WIDTH :] = 0
+            getattr(layer.attention, name).bias.unflatten(0, (2, -1))[:, prune.KEY_WIDTH :] = 0
+        tokens = torch.randn(48, 20, 128)
+        own, large = prune.narrow_block(layer, block, tokens, tokens)
+        other = torch.randn(4, 20, 128)
+        expected, got = layer(other), block(other)
+    expected = expected[0] if isinstance(expected, tuple) else expected
+    torch.testing.assert_close(own, large, atol=0.02, rtol=0)
+    assert (got - expected).abs().mean() < 0.05 * (expected - other).abs().mean()

@@ -34,7 +34,6 @@ SIZE = (210, 280)
 SHARES = {"nyu": 0.3, "rooms": 0.15, "objects": 0.25, "imagenet": 0.1, "photos": 0.1, "camvid": 0.04, "roads": 0.06}
 ENCODER = ("patches", "class_token", "positions", "blocks", "norm")
 """What comes from the large model."""
-NORMS = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias")
 RIDGE = 3e-5
 """Added to the diagonal of the normal equations, as a share of its mean."""
 AT_ONCE = 8
@@ -144,6 +143,11 @@ def hidden(layer: nn.Module, tokens: Tensor) -> Tensor:
     return F.gelu(layer.mlp.fc1(layer.norm2(tokens)))
 
 
+def fill(layer: nn.Linear, weight: Tensor, bias: Tensor) -> None:
+    """Put weight and bias into a layer."""
+    layer.load_state_dict({"weight": weight, "bias": bias})
+
+
 def narrow_block(layer: nn.Module, block: Block, own: Tensor, large: Tensor) -> tuple[Tensor, Tensor]:
     """Fill a narrow block from a large one, and return both streams behind it.
 
@@ -162,23 +166,20 @@ def narrow_block(layer: nn.Module, block: Block, own: Tensor, large: Tensor) -> 
     maps = narrow_keys(split_heads(attention.q_proj(normed)), split_heads(attention.k_proj(normed)))
     query = through(maps[0], attention.q_proj, HEAD_WIDTH**-0.5)
     parts = (query, through(maps[1], attention.k_proj), (attention.v_proj.weight, attention.v_proj.bias))
-    state = {name: getattr(layer, name[:5]).state_dict()[name[6:]] for name in NORMS}
-    state["qkv.weight"], state["qkv.bias"] = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-    block.load_state_dict(block.state_dict() | state)
+    block.norm1.load_state_dict(layer.norm1.state_dict())
+    block.norm2.load_state_dict(layer.norm2.state_dict())
+    fill(block.qkv, *(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
     table = in_parts(block.attend, own)
-    weight, bias = solve(*normal_equations(table.flatten(0, 1), (middle - own).flatten(0, 1)))
-    state["out.weight"], state["out.bias"] = weight, bias
-    own = own + F.linear(table, weight, bias)
+    fill(block.out, *solve(*normal_equations(table.flatten(0, 1), (middle - own).flatten(0, 1))))
+    own = own + block.out(table)
 
     table = in_parts(lambda t: hidden(layer, t), own).flatten(0, 1)
     gram, moments = normal_equations(table, (after - own).flatten(0, 1))
     rows = choose(gram, moments, block.fc1.out_features)
     kept = torch.cat([rows, torch.tensor([len(gram) - 1])])
-    state["fc1.weight"], state["fc1.bias"] = mlp.fc1.weight[rows], mlp.fc1.bias[rows]
-    state["fc2.weight"], state["fc2.bias"] = solve(gram[kept][:, kept], moments[kept])
-    block.load_state_dict(state)
-    own = own + F.linear(table[:, rows], state["fc2.weight"], state["fc2.bias"]).view_as(own)
-    return own, after
+    fill(block.fc1, mlp.fc1.weight[rows], mlp.fc1.bias[rows])
+    fill(block.fc2, *solve(gram[kept][:, kept], moments[kept]))
+    return own + block.fc2(table[:, rows]).view_as(own), after
 
 
 def prune(teacher: nn.Module, pictures: Tensor, net: EmbeddedNet) -> None:
@@ -211,7 +212,6 @@ def prune(teacher: nn.Module, pictures: Tensor, net: EmbeddedNet) -> None:
         own, large = narrow_block(layer, net.blocks[index], own, large)
         lost = (large - own).square().mean() / large.var()
         print(f"block {index}: {lost:.4f} of the stream's variance lost", flush=True)
-    state |= {name: value for name, value in net.state_dict().items() if name.startswith("blocks.")}
     net.load_state_dict(state)
 
 

@@ -107,10 +107,10 @@ class OpenVinoRuntime:
         """Map an input (B, 3, h, w) to the raw output (B, h', w')."""
         shape, model = self._model_for(batch.shape)
         # One request per thread and model: a request is not safe to share, and making one is not free.
-        held = self._requests.__dict__.setdefault("held", {})
+        held = getattr(self._requests, "held", {})
         if shape not in held or held[shape][0] is not model:
-            held = self._requests.held = {key: value for key, value in held.items() if key in self._compiled}
-            held[shape] = (model, model.create_infer_request())
+            kept = {key: value for key, value in held.items() if key in self._compiled}
+            held = self._requests.held = kept | {shape: (model, model.create_infer_request())}
         request = held[shape][1]
         request.infer({0: batch}, share_inputs=True)
         return single_channel(request.get_output_tensor(0).data, len(batch)).copy()
