@@ -35,7 +35,8 @@ def contents(folder):
 
 def test_json_lines(command, photos, tmp_path, metric_model):
     (photos / "1.jpg").write_bytes(b"no")
-    code, out, err = command("predict", photos, "-o", tmp_path / "out", "-m", metric_model, "--json", "-f", "png16,npy")
+    formats = ["-f", "png16", "-f", "npy"]
+    code, out, err = command("predict", photos, "-o", tmp_path / "out", "-m", metric_model, "--json", *formats)
     assert code == 1
     rows = [json.loads(line) for line in out.splitlines()]
     assert [list(row) for row in rows] == [KEYS] * 4

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+FORMATS = ("md", "json")
 app = typer.Typer(help="Score models or saved predictions under a named protocol.", invoke_without_command=True)
 
 
@@ -40,7 +41,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option(min=1, help="Score only the first images; with --partial.")] = None,
     boundary: Annotated[bool, typer.Option("--boundary", help="Also Depth Pro's boundary F1.")] = False,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder for reports.")] = None,
-    formats: Annotated[str, typer.Option(help="Of the reports: md, json, html.")] = "md,json",
+    formats: Annotated[list[str], typer.Option(help="Of the reports, comma-separated: md, json, html.")] = FORMATS,
     num_worst: Annotated[int, typer.Option("--worst", min=0, help="Rows of the sheet of the worst images.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the reports as JSON.")] = False,
 ) -> None:
@@ -72,7 +73,7 @@ def evaluate(
             boundary=boundary,
             limit=limit,
             out=out,
-            formats=formats.split(","),
+            formats=",".join(formats).split(","),
             num_worst=num_worst,
             sources=sources,
             on_image=lambda _: progress.advance(),

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_FORMATS = "png16"
+DEFAULT_FORMATS = ("png16",)
 
 
 def predict(
@@ -21,7 +21,8 @@ def predict(
         typer.Option("--model", "-m", help="Embedded model, folder or file of a model, or hf:OWNER/NAME."),
     ] = "fathom-general",
     formats: Annotated[
-        str, typer.Option("--formats", "-f", help="Comma-separated: png16, npy, npz, tiff, exr, pfm, color, panel ...")
+        list[str],
+        typer.Option("--formats", "-f", help="Comma-separated: png16, npy, npz, tiff, exr, pfm, color, panel ..."),
     ] = DEFAULT_FORMATS,
     runtime: Annotated[str, typer.Option(help="auto, onnxruntime, openvino or torch.")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or int8.")] = "auto",
@@ -46,7 +47,7 @@ def predict(
 
     wanted_size = parse_size(size) if size is not None else None
     try:
-        plan = plan_outputs(sources, out, formats, recursive=recursive)
+        plan = plan_outputs(sources, out, ",".join(formats), recursive=recursive)
     except OutputError as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from None
