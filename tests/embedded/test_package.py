@@ -14,6 +14,7 @@ from fathom.errors import ModelError  # noqa: E402
 from fathom.export.parity import find_pictures  # noqa: E402
 from fathom.models import MODELS  # noqa: E402
 from fathom.models.cards import find_model  # noqa: E402
+from fathom.models.four_bits import find_grid  # noqa: E402
 from fathom.predict import Predictor  # noqa: E402
 
 TRAINING = Path(__file__).resolve().parents[2] / "training" / "embedded"
@@ -52,6 +53,18 @@ def test_several_checkpoints_are_averaged(package, tmp_path):
         torch.save({"average": {"layer.weight": torch.full((2, 3), value)}}, tmp_path / f"{name}.pt")
     one, both = (package.mean_weights([tmp_path / f"{n}.pt" for n in names]) for names in (["end"], ["start", "end"]))
     assert (one["layer.weight"] == 4).all() and (both["layer.weight"] == 2.5).all()
+
+
+def test_grids_that_all_checkpoints_share_are_kept(package, tmp_path):
+    first, second = (
+        {"w": tuple(find_grid(torch.randn(4, 64, generator=torch.Generator().manual_seed(seed))))} for seed in (0, 1)
+    )
+    for name, grids in {"a": {"grids": first}, "b": {"grids": first}, "c": {"grids": second}, "d": {}}.items():
+        torch.save({"average": {}} | grids, tmp_path / f"{name}.pt")
+    found = package.fixed_grids([tmp_path / "a.pt", tmp_path / "b.pt"])
+    assert all(torch.equal(*pair) for pair in zip(found["w"], first["w"], strict=True))
+    for names in ("ac", "ad", "da", "d"):
+        assert package.fixed_grids([tmp_path / f"{name}.pt" for name in names]) == {}
 
 
 def test_the_three_files_are_small_and_belong_together(folder):

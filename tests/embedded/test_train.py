@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
 
-from fathom.models.four_bits import find_grid, snap  # noqa: E402
+from fathom.models.four_bits import GROUP, find_grid, snap  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +49,29 @@ def test_the_optimiser_moves_exact_values_and_gradients_see_four_bits(train):
     assert all(torch.equal(value, before[name]) for name, value in joint.state_dict().items())
 
 
+def test_a_packaged_model_keeps_its_grids_and_learns_from_small_moves(train):
+    joint = train.Joint()
+    names, weights = train.FourBits.matrices(joint)
+    stored = {name: find_grid(weight.detach()) for name, weight in zip(names, weights, strict=True)}
+    with torch.no_grad():
+        for name, weight in zip(names, weights, strict=True):
+            weight.copy_(snap(weight, stored[name]))
+    before = [weight.detach().clone() for weight in weights]
+    grids = train.FourBits(joint, stored)
+    grids.snap()
+    assert all(torch.equal(weight, value) for weight, value in zip(weights, before, strict=True))
+    grids.restore()
+    with torch.no_grad():
+        for weight, grid in zip(weights, grids.grids, strict=True):
+            weight.add_(0.3 * grid.steps.repeat_interleave(GROUP, 1))
+    grids.refresh()
+    grids.snap()
+    moved = torch.cat([(weight != value).flatten() for weight, value in zip(weights, before, strict=True)])
+    assert 0.25 < moved.float().mean() < 0.3  # the outermost need half a step
+    rounded = train.FourBits.matrices(grids.rounded(joint))[1]
+    assert all(torch.equal(weight, value) for weight, value in zip(rounded, weights, strict=True))
+
+
 def test_a_camera_of_twice_the_focal_length_shows_everything_half_as_far(train, data):
     sets = train.load(data / "cache", data / "nyu", data / "rgbd")
     [nyu], [other] = sets["nyu"], sets["rgbd"]
@@ -79,6 +102,22 @@ def test_a_picture_enlarged_is_nearer(train, data):
     assert len(shapes) > 1
     assert max(seen) == pytest.approx(2.0, rel=0.02)  # a whole frame of NYU
     assert min(seen) < 0.9  # the other camera, cropped
+
+
+def test_a_poster_hangs_on_a_plane_and_nowhere_else(train):
+    rng = np.random.default_rng(0)
+    image = rng.integers(100, 150, (90, 120, 3), np.uint8)
+    y, x = np.mgrid[:90, :120].astype(np.float32)
+    wall, poster = 0.2 + 0.001 * x + 0.002 * y, np.zeros((30, 30, 3), np.uint8)
+    hung = train.hang(image, wall, poster, rng)
+    rows, columns = np.nonzero((hung != image).all(-1))
+    box = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+    assert 90 * 120 > rows.size >= 0.15**2 * 90 * 120 * 0.9
+    assert (hung[box] == 0).all()
+    hung[box] = image[box]
+    np.testing.assert_array_equal(hung, image)
+    heap = wall + 0.1 * rng.random(wall.shape, np.float32)
+    assert train.hang(image, heap, poster, rng) is image
 
 
 @pytest.mark.parametrize("size", [(210, 280), (182, 238)])

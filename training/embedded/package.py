@@ -41,7 +41,7 @@ from fathom.export.source import trace
 from fathom.models import MODELS
 from fathom.models.cards import InputSpec, ModelCard, file_sha256, write_card
 from fathom.models.embedded import EmbeddedNet
-from fathom.models.four_bits import find_grid, snap
+from fathom.models.four_bits import Grid, find_grid, snap
 from fathom.models.weights import pack_rows
 
 MAX_BYTES = 10_000_000
@@ -70,8 +70,24 @@ def mean_weights(checkpoints: Sequence[Path]) -> dict[str, torch.Tensor]:
     return {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
 
 
+def fixed_grids(checkpoints: Sequence[Path]) -> dict[str, Grid]:
+    """Return the grids that a run from a packaged model kept; empty where checkpoints have none, or others."""
+    first, *rest = (torch.load(path, map_location="cpu").get("grids", {}) for path in checkpoints)
+    for grids in rest:
+        same = grids.keys() == first.keys()
+        if not same or not all(torch.equal(a, b) for n in first for a, b in zip(first[n], grids[n], strict=True)):
+            return {}
+    return {name: Grid(*grid) for name, grid in first.items()}
+
+
 def package(
-    network: EmbeddedNet, written: dict[str, Any], pictures: Path, out: Path, *, tolerance: float = TOLERANCE
+    network: EmbeddedNet,
+    written: dict[str, Any],
+    pictures: Path,
+    out: Path,
+    *,
+    grids: dict[str, Grid] | None = None,
+    tolerance: float = TOLERANCE,
 ) -> ModelCard:
     """Write NAME.onnx, NAME.safetensors and NAME.json.
 
@@ -80,6 +96,7 @@ def package(
         written: What people say in the card: name, description, input, licence and so on.
         pictures: Folder with pictures for the calibration.
         out: Folder for the three files.
+        grids: Of the matrices in 4 bits, by name; found for their values if not given.
         tolerance: Mean difference allowed between the file and the network, as a share of the output's spread.
 
     Returns:
@@ -95,7 +112,7 @@ def package(
         found = find_pictures(pictures)
         inputs = calibration_inputs(spec, found[:: max(1, len(found) // NUM_CALIBRATION)])
         state = network.state_dict()
-        grids = {n: find_grid(w) for n, w in state.items() if n.startswith("blocks.") and w.ndim == 2}
+        grids = grids or {n: find_grid(w) for n, w in state.items() if n.startswith("blocks.") and w.ndim == 2}
         matrices = {n: (state[n].clone(), grid) for n, grid in grids.items()}
         network.load_state_dict(state | {n: snap(*matrix) for n, matrix in matrices.items()})
         model = program_to_onnx(trace(network, spec, dynamic=True))
@@ -144,7 +161,7 @@ def main() -> None:
     architecture = written["architecture"]
     network = MODELS[architecture["builder"]].build(**architecture.get("options", {}))
     network.load_state_dict(mean_weights(args.checkpoint))
-    package(network, written, args.calibrate, args.out)
+    package(network, written, args.calibrate, args.out, grids=fixed_grids(args.checkpoint))
 
 
 if __name__ == "__main__":

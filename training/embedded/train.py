@@ -42,25 +42,30 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from equalise import equalise
+from safetensors.torch import load_file
 from torch import nn
 
 from fathom.models.embedded import PATCH, EmbeddedNet
-from fathom.models.four_bits import find_grid, snap
+from fathom.models.four_bits import GROUP, HIGHEST, LOWEST, Grid, codes_of, find_grid, snap, stored_grids
+from fathom.models.weights import read_state_dict
 from fathom.runtime.torch import cpu_has_bf16
 
 MIX = {
-    "nyu": 0.20,
+    "nyu": 0.22,
     "rgbd": 0.03,
-    "rooms": 0.30,
+    "rooms": 0.13,
     "houses": 0.03,
-    "photos": 0.12,
+    "photos": 0.06,
     "objects": 0.17,
-    "imagenet": 0.07,
-    "bsds": 0.02,
-    "roads": 0.03,
-    "camvid": 0.02,
+    "scenes": 0.18,
+    "imagenet": 0.09,
+    "bsds": 0.05,
+    "roads": 0.05,
+    "camvid": 0.05,
     "udacity": 0.01,
 }
+POSTERS = 0.4
+"""Share of the pictures in which a poster is hung if there is a place for it."""
 cv2.setNumThreads(1)  # the loader is one thread beside the arithmetic
 EIGEN_CROP = (slice(45, 471), slice(41, 601))
 SIZE = (210, 280)
@@ -152,6 +157,36 @@ def colour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(out, 0, 1).astype(np.float32)
 
 
+def hang(image: np.ndarray, label: np.ndarray, poster: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Hang a poster where the label is a plane, and return the picture; what is painted there has no depth of its own.
+
+    Where no plane is found the picture comes back as it was. The poster takes the light of what it hides.
+
+    Args:
+        image: Shape (H, W, 3), 8 bits.
+        label: Inverse depth (H, W): that of a plane is a linear function of row and column.
+        poster: Any picture, 8 bits.
+        rng: Where it hangs.
+    """
+    spread = float(np.abs(label - np.median(label)).mean())
+    for most in np.linspace(0.9, 0.2, 12):
+        rows, columns = (int(side * rng.uniform(0.15, most)) for side in label.shape)
+        top, left = (rng.integers(side - part) for side, part in zip(label.shape, (rows, columns), strict=True))
+        box = (slice(top, top + rows), slice(left, left + columns))
+        part = label[box][::4, ::4]
+        y, x = np.mgrid[: part.shape[0], : part.shape[1]]
+        table = np.stack([x.ravel(), y.ravel(), np.ones(part.size)], 1)
+        plane = table @ np.linalg.lstsq(table, part.ravel(), rcond=None)[0]
+        if np.abs(plane - part.ravel()).max() > 0.1 * spread:
+            continue
+        light = cv2.blur(image[box].mean(-1).astype(np.float32), (31, 31)) + 4
+        painted = cv2.resize(poster, (columns, rows), interpolation=cv2.INTER_AREA)
+        out = image.copy()
+        out[box] = np.clip(painted * (light / light.mean())[..., None] * rng.uniform(0.6, 1.1), 0, 255)
+        return out
+    return image
+
+
 def shapes(size: tuple[int, int]) -> list[tuple[int, int]]:
     """Return height and width of the pictures of every aspect, with about as many patches as `size`."""
     area = size[0] * size[1]
@@ -204,6 +239,9 @@ def batches(args: argparse.Namespace, sets: dict[str, list[Item]], start: int, q
             mask = cut(item.mask.astype(np.uint8), box, shape, cv2.INTER_NEAREST, flip) > 0
             if mask.mean() < 0.3:  # a hole in the ground truth
                 continue
+            if name != "scenes" and rng.random() < POSTERS:
+                others = sets[names[rng.integers(len(names))]]
+                image = hang(image, label, others[rng.integers(len(others))].image, rng)
             truth = fitted = np.full(shape, np.nan, np.float32)
             if item.log_depth is not None:
                 # A picture enlarged by s shows everything s times nearer; a whole one fills the rows of `size`.
@@ -347,17 +385,45 @@ class FourBits:
     """Puts the matrices of the blocks on their grids while gradients are computed; the optimiser moves exact values.
 
     The gradient passes the rounding as if it were not there (Bengio et al., arXiv 1308.3432).
+
+    A packaged model lies on its grids already, and would hardly learn: each weight stands in the middle of its step and
+    has half of it to go before the network sees that it moved, which fewer than 1 in 100 did in 800 steps. So every
+    weight gets a random place within its step, and the grids stay: at first the network is the same, and what moves by
+    a tenth of a step changes a tenth of the weights.
+
+    Args:
+        joint: The network.
+        stored: Grids of a packaged model, by the names of the matrices in `EmbeddedNet`.
     """
 
-    def __init__(self, joint: Joint) -> None:
-        self.weights = [m.weight for b in joint.net.blocks for m in (b.qkv, b.out, b.fc1, b.fc2)]
+    def __init__(self, joint: Joint, stored: dict[str, Grid] | None = None) -> None:
+        self.names, self.weights = self.matrices(joint)
         self.exact: list[torch.Tensor] = []
+        self.stays = bool(stored)
+        self.grids = [stored[name] for name in self.names] if stored else []
+        if stored:
+            self.scatter()
         self.refresh()
+
+    @staticmethod
+    def matrices(joint: Joint) -> tuple[list[str], list[nn.Parameter]]:
+        """Return names and weights of what has 4 bits."""
+        found = {n: p for n, p in joint.net.named_parameters() if n.startswith("blocks.") and p.ndim == 2}
+        return list(found), list(found.values())
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Choose the grids for the values of now."""
-        self.grids = [find_grid(weight) for weight in self.weights]
+        """Choose the grids for the values of now, unless they are those of a packaged model."""
+        if not self.stays:
+            self.grids = [find_grid(weight) for weight in self.weights]
+
+    @torch.no_grad()
+    def scatter(self) -> None:
+        """Move every weight to a random place within its step; the outermost stay, for beyond them there is no step."""
+        for weight, grid in zip(self.weights, self.grids, strict=True):
+            codes = codes_of(weight, grid)
+            places = 0.98 * (torch.rand_like(weight) - 0.5) * grid.steps.repeat_interleave(GROUP, 1)
+            weight.add_(places * ((codes > LOWEST) & (codes < HIGHEST)))
 
     @torch.no_grad()
     def snap(self) -> None:
@@ -371,6 +437,16 @@ class FourBits:
         """Put the values back."""
         for weight, value in zip(self.weights, self.exact, strict=True):
             weight.copy_(value)
+
+    @torch.no_grad()
+    def rounded(self, joint: Joint) -> Joint:
+        """Return a copy of a network on these grids if they are to stay, else on grids of its own."""
+        copied = copy.deepcopy(joint)
+        weights = self.matrices(copied)[1]
+        grids = self.grids if self.stays else [find_grid(weight) for weight in weights]
+        for weight, grid in zip(weights, grids, strict=True):
+            weight.copy_(snap(weight, grid))
+        return copied
 
 
 def example_inputs(cache: Path, size: tuple[int, int], count: int = 32) -> list[np.ndarray]:
@@ -393,13 +469,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--nyu", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, required=True, help="what prune.py wrote, or last.pt of the stage before")
+    parser.add_argument("--start", type=Path, required=True, help="of prune.py, last.pt, or fathom-general.safetensors")
     parser.add_argument("--rgbd", type=Path, help="NAME/{rgb,depth_mm}/NUMBER.png and NAME/focal.txt of other cameras")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=5e-4, help="of the decoder")
     parser.add_argument("--relative-lr", type=float, default=3e-4, help="of the transformer, as a share of each matrix")
     parser.add_argument("--decoder-only", action="store_true", help="the first stage: the transformer stays as it is")
+    parser.add_argument("--frozen", type=int, default=0, help="first blocks that stay as they are, with all before")
     parser.add_argument("--four-bits", action="store_true", help="the last stage: its matrices have 4 bits")
     parser.add_argument("--size", type=int, nargs=2, default=SIZE, help="height and width of pictures of NYU's shape")
     parser.add_argument("--seed", type=int, default=0)
@@ -407,23 +484,31 @@ def main() -> None:
     torch.manual_seed(args.seed)
     args.out.mkdir(parents=True, exist_ok=True)
     joint = Joint()
-    started = torch.load(args.start, map_location="cpu")
-    state = started.get("average", started)
+    stored: dict[str, Grid] = {}
+    if args.start.suffix == ".safetensors":
+        state = {f"net.{name}": value for name, value in read_state_dict(args.start).items()}
+        stored = stored_grids(load_file(args.start))
+    else:
+        started = torch.load(args.start, map_location="cpu")
+        state = started.get("average", started)
     positions = state["net.positions"].float()  # a start of another size stores another grid
     state["net.positions"] = F.interpolate(positions, joint.net.positions.shape[-2:], mode="bicubic")
     joint.load_state_dict(state)
-    if args.four_bits:
+    if args.four_bits and not stored:
         equalise(joint.net, example_inputs(args.cache, args.size))
+    grids = FourBits(joint, stored) if args.four_bits else None
+    fixed = {"grids": {name: tuple(grid) for name, grid in stored.items()}} if stored and grids else {}
     joint = joint.to(memory_format=torch.channels_last)
     average = copy.deepcopy(joint)
     # What came from the large model moves by a share of its own size: its matrices differ 30-fold in size, and at one
     # common rate the small ones are destroyed within a hundred steps.
     groups: list[dict[str, object]] = []
     fresh: list[nn.Parameter] = []
+    first_parts = ("patches", "class_token", "positions", *(f"blocks.{index}." for index in range(args.frozen)))
     for name, parameter in joint.named_parameters():
         if name.split(".")[1] not in ENCODER:
             fresh.append(parameter)
-        elif args.decoder_only:
+        elif args.decoder_only or (args.frozen and name.removeprefix("net.").startswith(first_parts)):
             parameter.requires_grad_(False)
         else:
             size = parameter.detach().square().mean().sqrt().item()
@@ -445,11 +530,10 @@ def main() -> None:
             schedule.step()
     else:
         for name, model in joint.split().items():
-            save(args.out / f"{name}_start.pt", {"average": model})
+            save(args.out / f"{name}_start.pt", {"average": model} | fixed)
     queue: Queue = Queue(8)
     sets = load(args.cache, args.nyu, args.rgbd)
     threading.Thread(target=feed, args=(args, sets, step, queue), daemon=True).start()
-    grids = FourBits(joint) if args.four_bits else None
     has_bf16 = cpu_has_bf16()
     begin, first, recent = time.time(), step, []
     while (batch := queue.get()) is not None:
@@ -486,9 +570,7 @@ def main() -> None:
             rate = (step - first) * args.batch / (time.time() - begin)
             print(f"{step}/{args.steps} loss {np.mean(recent[-50:]):.4f} {rate:.1f} pictures/s", flush=True)
         if step % 200 == 0 or step == args.steps:
-            judged = copy.deepcopy(average)
-            if args.four_bits:
-                FourBits(judged).snap()
+            judged = grids.rounded(average) if grids else average
             every = 1 if step % 1000 == 0 or step == args.steps else 3
             scores = {k: round(v, 4) for k, v in evaluate(judged, args.nyu, args.size, every=every).items()}
             print(step, scores, flush=True)
@@ -497,9 +579,9 @@ def main() -> None:
             parts = {"joint": joint, "average": average, "optimiser": optimiser}
             save(args.out / "last.pt", {name: part.state_dict() for name, part in parts.items()} | {"step": step})
             for name, model in average.split().items():
-                save(args.out / f"{name}.pt", {"average": model})
+                save(args.out / f"{name}.pt", {"average": model} | fixed)
                 if step % 1000 == 0:
-                    save(args.out / f"{name}_{step}.pt", {"average": model})
+                    save(args.out / f"{name}_{step}.pt", {"average": model} | fixed)
 
 
 if __name__ == "__main__":

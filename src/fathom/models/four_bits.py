@@ -8,6 +8,7 @@ Scales of two levels are those of Dettmers et al., "QLoRA", NeurIPS 2023 (double
 that they multiply into 8 bits, are Fathom's.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
@@ -111,6 +112,19 @@ def unpack_grid(packed: Tensor, sizes: Tensor, scale: Tensor) -> Tensor:
     """
     codes = (_one_from_two(packed) + LOWEST).unflatten(1, (-1, GROUP))
     return (codes * (_one_from_two(sizes) * scale)[..., None]).flatten(1)
+
+
+def stored_grids(tensors: Mapping[str, Tensor]) -> dict[str, Grid]:
+    """Return the grid of every matrix that `pack_grid` stored among some tensors, by the name of the matrix.
+
+    Example:
+        >>> weight = torch.randn(4, 64)
+        >>> grid = find_grid(weight)
+        >>> torch.equal(stored_grids(pack_grid(weight, grid, "w"))["w"].sizes, grid.sizes)
+        True
+    """
+    names = [name.removesuffix(SIZES) for name in tensors if name.endswith(SIZES)]
+    return {name: Grid(_one_from_two(tensors[name + SIZES]).float(), tensors[name + ROW_SCALE]) for name in names}
 
 
 def _two_in_one(values: Tensor) -> Tensor:
