@@ -160,7 +160,8 @@ def colour(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def hang(image: np.ndarray, label: np.ndarray, poster: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Hang a poster where the label is a plane, and return the picture; what is painted there has no depth of its own.
 
-    Where no plane is found the picture comes back as it was. The poster takes the light of what it hides.
+    Where no plane is found the picture comes back as it was. The sky is none, though its label is level. The poster
+    takes the light of what it hides.
 
     Args:
         image: Shape (H, W, 3), 8 bits.
@@ -168,7 +169,7 @@ def hang(image: np.ndarray, label: np.ndarray, poster: np.ndarray, rng: np.rando
         poster: Any picture, 8 bits.
         rng: Where it hangs.
     """
-    spread = float(np.abs(label - np.median(label)).mean())
+    spread, far = float(np.abs(label - np.median(label)).mean()), 0.1 * float(label.max())
     for most in np.linspace(0.9, 0.2, 12):
         rows, columns = (int(side * rng.uniform(0.15, most)) for side in label.shape)
         top, left = (rng.integers(side - part) for side, part in zip(label.shape, (rows, columns), strict=True))
@@ -177,7 +178,7 @@ def hang(image: np.ndarray, label: np.ndarray, poster: np.ndarray, rng: np.rando
         y, x = np.mgrid[: part.shape[0], : part.shape[1]]
         table = np.stack([x.ravel(), y.ravel(), np.ones(part.size)], 1)
         plane = table @ np.linalg.lstsq(table, part.ravel(), rcond=None)[0]
-        if np.abs(plane - part.ravel()).max() > 0.1 * spread:
+        if part.min() < far or np.abs(plane - part.ravel()).max() > 0.1 * spread:
             continue
         light = cv2.blur(image[box].mean(-1).astype(np.float32), (31, 31)) + 4
         painted = cv2.resize(poster, (columns, rows), interpolation=cv2.INTER_AREA)
