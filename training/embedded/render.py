@@ -5,7 +5,7 @@
 Boxes, cones, balls, vases, rings, rods, lattices and cards stand on a table, one behind the other, and wear crops of
 the photographs below DIR. So what is painted on a surface says nothing about its depth, but shape, shadow and what
 hides what do. Each scene is stored as CACHE/scenes/NUMBER.npz, like the pictures of `label.py`, and depends on the
-seed, its number and the photographs alone. Needs `pip install embreex`.
+seed, its number and the photographs alone. Needs embreex (in `[dev]`).
 
 The idea of random things with random photographs on them is that of Mayer et al., "A Large Dataset to Train
 Convolutional Networks for Disparity, Optical Flow, and Scene Flow Estimation", CVPR 2016 (FlyingThings3D).
