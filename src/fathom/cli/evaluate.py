@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-FORMATS = ("md", "json")
+FORMATS = ["md", "json"]
 app = typer.Typer(help="Score models or saved predictions under a named protocol.", invoke_without_command=True)
 
 

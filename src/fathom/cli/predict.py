@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-DEFAULT_FORMATS = ("png16",)
+DEFAULT_FORMATS = ["png16"]
 
 
 def predict(
