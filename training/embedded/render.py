@@ -22,6 +22,8 @@ import trimesh
 from numpy.random import Generator
 from trimesh import creation, transformations
 
+from fathom.export.parity import find_pictures
+
 SHAPES = ((320, 416), (320, 416), (416, 320), (320, 320))
 """Sizes [px], as `label.py` stores them."""
 FINER = 1.3
@@ -263,7 +265,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=513)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    files = sorted(p for d in args.textures for p in d.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
+    files = [path for folder in args.textures for path in find_pictures(folder)]
     (args.out / "scenes").mkdir(parents=True, exist_ok=True)
     begin = time.time()
     for number in range(args.count):

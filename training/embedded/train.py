@@ -2,6 +2,7 @@
 
     python training/embedded/train.py DATA --start START.pt --out FIRST --decoder-only --steps 300 --lr 1e-3
     python training/embedded/train.py DATA --start FIRST/last.pt --out FINAL --four-bits --steps 7000
+    python training/embedded/train.py DATA --start fathom-general.safetensors --out MORE --four-bits --frozen 3
 
 DATA is ``--cache CACHE --nyu NYU --rgbd RGBD``; CACHE is what `label.py` made.
 NYU is a folder with ``rgb/NNNN.jpg``, ``depth/NNNN.png`` [mm], ``train.txt`` and ``val.txt``; frames of ``val.txt`` are
@@ -15,7 +16,8 @@ autocast allows it and the CPU has it.
 
 START.pt is what `prune.py` made of Depth Anything V2 Small. The first run gets the decoder used to its tokens. With
 ``--four-bits`` the channels of the start are levelled first (`equalise.py`), and from then on every picture is seen
-through matrices in 4 bits.
+through matrices in 4 bits. A packaged model goes on from its own 4 bits, and its checkpoints hold the grids that
+`package.py` keeps. The source scenes is what `render.py` made; on flat places of the other pictures posters are hung.
 
 Both models are one network: `fathom-general` is the mean of its two heads, `fathom-indoor` the second. Every picture
 serves both:
@@ -398,10 +400,10 @@ class FourBits:
     """
 
     def __init__(self, joint: Joint, stored: dict[str, Grid] | None = None) -> None:
-        self.names, self.weights = self.matrices(joint)
+        names, self.weights = self.matrices(joint)
         self.exact: list[torch.Tensor] = []
         self.stays = bool(stored)
-        self.grids = [stored[name] for name in self.names] if stored else []
+        self.grids = [stored[name] for name in names] if stored else []
         if stored:
             self.scatter()
         self.refresh()
@@ -505,11 +507,12 @@ def main() -> None:
     # common rate the small ones are destroyed within a hundred steps.
     groups: list[dict[str, object]] = []
     fresh: list[nn.Parameter] = []
-    first_parts = ("patches", "class_token", "positions", *(f"blocks.{index}." for index in range(args.frozen)))
+    frozen = tuple(f"net.{part}" for part in ("patches", "class_token", "positions")) if args.frozen else ()
+    frozen += tuple(f"net.blocks.{index}." for index in range(args.frozen))
     for name, parameter in joint.named_parameters():
         if name.split(".")[1] not in ENCODER:
             fresh.append(parameter)
-        elif args.decoder_only or (args.frozen and name.removeprefix("net.").startswith(first_parts)):
+        elif args.decoder_only or name.startswith(frozen):
             parameter.requires_grad_(False)
         else:
             size = parameter.detach().square().mean().sqrt().item()
