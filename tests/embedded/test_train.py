@@ -1,8 +1,5 @@
 """The embedded models' training: matrices in 4 bits, and ground truth of several cameras."""
 
-import argparse
-from queue import Queue
-
 import numpy as np
 import pytest
 
@@ -17,15 +14,23 @@ def train(load_stage):
     return load_stage("train")
 
 
+@pytest.fixture(scope="module")
+def views(load_stage):
+    return load_stage("views")
+
+
+SIZE = (210, 280)
+
+
 @pytest.fixture
 def data(tmp_path):
     """One NYU frame and one of another camera: planes of 2 m, labels 1 / depth."""
     rng = np.random.default_rng(0)
     for source, name in (("nyu", "0001"), ("rgbd", "other-0003")):
         (tmp_path / "cache" / source).mkdir(parents=True)
-        label = (0.5 + 0.01 * rng.random((320, 416))).astype(np.float16)
-        image = rng.integers(0, 256, (320, 416, 3), np.uint8)
-        np.savez(tmp_path / "cache" / source / f"{name}.npz", image=image, inverse_depth=label)
+        label = (0.5 + 0.01 * rng.random((336, 448))).astype(np.float16)
+        image = rng.integers(0, 256, (336, 448, 3), np.uint8)
+        np.savez(tmp_path / "cache" / source / f"{name}.npz", image=image, inverse_depth=label, aspect=4 / 3)
     for folder, name in (("nyu/depth", "0001"), ("rgbd/other/depth_mm", "0003")):
         (tmp_path / folder).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / folder / f"{name}.png"), np.full((480, 640), 2000, np.uint16))
@@ -72,68 +77,150 @@ def test_a_packaged_model_keeps_its_grids_and_learns_from_small_moves(train):
     assert all(torch.equal(weight, value) for weight, value in zip(rounded, weights, strict=True))
 
 
-def test_a_camera_of_twice_the_focal_length_shows_everything_half_as_far(train, data):
-    sets = train.load(data / "cache", data / "nyu", data / "rgbd")
-    [nyu], [other] = sets["nyu"], sets["rgbd"]
-    np.testing.assert_allclose(nyu.log_depth, np.log(2), rtol=1e-6)
-    np.testing.assert_allclose(other.log_depth, np.log(1), atol=1e-6)
-    assert not nyu.mask[0].any()
-    assert other.mask.all()
+def test_a_camera_of_twice_the_focal_length_shows_everything_half_as_far(views, data):
+    pool = views.load(data / "cache", data / "nyu", data / "rgbd")
+    nyu, other = (pool.truths[pool.truth_of[pool.sources[name][0]]] for name in ("nyu", "rgbd"))
+    known = nyu.isfinite()
+    torch.testing.assert_close(nyu[known], torch.full_like(nyu[known], np.log(2)))
+    torch.testing.assert_close(other, torch.zeros_like(other), atol=1e-6, rtol=0)
+    assert not known[: views.FRAME].any() and not known[:, -views.FRAME :].any()
+    assert known[views.FRAME : -views.FRAME, views.FRAME : -views.FRAME].all()
 
 
-def test_pictures_of_validation_are_left_out(train, data):
+def test_pictures_of_validation_are_left_out(views, data):
     (data / "nyu" / "train.txt").write_text("0002\n")
-    assert "nyu" not in train.load(data / "cache", data / "nyu", data / "rgbd")
+    assert "nyu" not in views.load(data / "cache", data / "nyu", data / "rgbd").sources
 
 
-def test_a_picture_enlarged_is_nearer(train, data):
-    args = argparse.Namespace(size=train.SIZE, steps=24, batch=4, seed=0)
-    queue = Queue()
-    train.batches(args, train.load(data / "cache", data / "nyu", data / "rgbd"), 0, queue)
+def test_a_cache_without_pictures_is_told(views, data):
+    with pytest.raises(SystemExit, match="holds no pictures"):
+        views.load(data / "nowhere", data / "nyu", data / "rgbd")
+
+
+def test_a_picture_enlarged_is_nearer(views, data):
+    pool = views.load(data / "cache", data / "nyu", data / "rgbd")
     shapes, seen = set(), []
-    while (batch := queue.get()) is not None:
-        _, image, _, truth, _, mask = batch
-        shapes.add(tuple(image.shape[-2:]))
-        assert image.shape[-2:] == truth.shape[-2:] == mask.shape[-2:]
-        plane = truth[:, 0, 0, 0].exp()
-        assert bool(((truth.exp() - plane[:, None, None, None]).abs() < 1e-4).all())
-        if image.shape[-2:] == train.SIZE:
+    for step in range(24):
+        batch = views.batch_of(pool, step, seed=0, count=4, size=SIZE)
+        shapes.add(tuple(batch.image.shape[-2:]))
+        assert batch.image.shape[-2:] == batch.label.shape[-2:] == batch.mask.shape[-2:] == batch.truth.shape[-2:]
+        assert batch.metric.tolist() == [0, 1, 2, 3]  # both sources have ground truth
+        assert 0 <= batch.image.min() and batch.image.max() <= 1
+        plane = batch.truth.flatten(1).median(1).values.exp()
+        for truth, mask, depth in zip(batch.truth, batch.mask, plane, strict=True):
+            torch.testing.assert_close(truth[mask].exp(), depth.expand(int(mask.sum())), atol=1e-4, rtol=0)
+        if batch.image.shape[-2:] == SIZE:
             seen += plane.tolist()
     assert len(shapes) > 1
     assert max(seen) == pytest.approx(2.0, rel=0.02)  # a whole frame of NYU
     assert min(seen) < 0.9  # the other camera, cropped
 
 
-def test_a_poster_hangs_on_a_plane_and_nowhere_else(train):
+def test_a_batch_depends_on_seed_and_step_alone(views, data):
+    pool = views.load(data / "cache", data / "nyu", data / "rgbd")
+    first, again, other = (views.batch_of(pool, step, seed=1, count=2, size=SIZE) for step in (5, 5, 6))
+    assert torch.equal(first.image, again.image) and torch.equal(first.label, again.label)
+    assert first.image.shape != other.image.shape or not torch.equal(first.image, other.image)
+
+
+def test_picture_and_label_are_cut_and_mirrored_alike(views):
+    """A picture whose grey is its label keeps saying so, whatever is cut; the whole of it is the whole."""
     rng = np.random.default_rng(0)
-    image = rng.integers(100, 150, (90, 120, 3), np.uint8)
-    y, x = np.mgrid[:90, :120].astype(np.float32)
-    wall, poster = 0.2 + 0.001 * x + 0.002 * y, np.zeros((30, 30, 3), np.uint8)
-    hung = train.hang(image, wall, poster, rng)
-    rows, columns = np.nonzero((hung != image).all(-1))
-    box = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+    grey = torch.nn.functional.interpolate(torch.rand(1, 1, 6, 8), views.CANVAS, mode="bicubic").clamp(0, 1)
+    boxes = torch.from_numpy(views.windows(np.full(6, 4 / 3), np.zeros(6), np.zeros(6, bool), SIZE, rng)).float()
+    flips = torch.tensor([True, False] * 3)
+    grid = views.grid_of(boxes, *SIZE, flips)
+    fine = views.grid_of(boxes, SIZE[0] * 2, SIZE[1] * 2, flips)
+    once = views.sample(grey.expand(6, -1, -1, -1), grid)
+    mean = torch.nn.functional.avg_pool2d(views.sample(grey.expand(6, -1, -1, -1), fine), 2)
+    torch.testing.assert_close(once, mean, atol=0.01, rtol=0)
+    whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    torch.testing.assert_close(views.sample(grey, views.grid_of(whole, *views.CANVAS)), grey, atol=1e-5, rtol=0)
+    mirrored = views.sample(grey, views.grid_of(whole, *views.CANVAS, torch.tensor([True])))
+    torch.testing.assert_close(mirrored, grey.flip(-1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("aspect", [4 / 3, 0.75, 1.0, 3.7])
+@pytest.mark.parametrize("shape", [(210, 280), (280, 210), (126, 448)])
+def test_crops_lie_inside_and_keep_their_aspect(views, aspect, shape):
+    rng = np.random.default_rng(0)
+    count = 200
+    framed = np.arange(count) % 2 == 0
+    left, top, width, height = views.windows(np.full(count, aspect), framed, np.ones(count, bool), shape, rng).T
+    border = np.where(framed, views.FRAME, 0)[:, None] / np.array(views.CANVAS[::-1])
+    assert (left >= border[:, 0] - 1e-9).all() and (left + width <= 1 - border[:, 0] + 1e-9).all()
+    assert (top >= border[:, 1] - 1e-9).all() and (top + height <= 1 - border[:, 1] + 1e-9).all()
+    np.testing.assert_allclose(aspect * width / height, shape[1] / shape[0], rtol=0.031)
+
+
+def test_a_poster_hangs_on_a_plane_and_nowhere_else(views):
+    generator = torch.Generator().manual_seed(0)
+    image = 0.4 + 0.2 * torch.rand(1, 3, 90, 120, generator=generator)
+    y, x = torch.meshgrid(torch.arange(90.0), torch.arange(120.0), indexing="ij")
+    wall, poster, yes = (0.2 + 0.001 * x + 0.002 * y)[None, None], torch.zeros(1, 3, 90, 120), np.ones(1, bool)
+    hung = views.hang(image, wall, poster, yes, np.random.default_rng(0))
+    rows, columns = np.nonzero((hung != image).all(1)[0].numpy())
+    box = (..., slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
     assert 90 * 120 > rows.size >= 0.15**2 * 90 * 120 * 0.9
     assert (hung[box] == 0).all()
     hung[box] = image[box]
-    np.testing.assert_array_equal(hung, image)
-    heap = wall + 0.1 * rng.random(wall.shape, np.float32)
-    assert train.hang(image, heap, poster, rng) is image
+    assert torch.equal(hung, image)
+    assert torch.equal(views.hang(image, wall, poster, ~yes, np.random.default_rng(0)), image)
+    heap = wall + 0.1 * torch.rand(wall.shape, generator=generator)
+    assert torch.equal(views.hang(image, heap, poster, yes, np.random.default_rng(0)), image)
+
+
+def test_blurring_keeps_the_mean_and_spreads_a_point_as_far_as_asked(views):
+    point = torch.zeros(2, 3, 33, 33)
+    point[:, :, 16, 16] = 1
+    out = views.blur(point, np.array([0.6, 1.3]))
+    torch.testing.assert_close(out.sum((2, 3)), torch.ones(2, 3))
+    offsets = torch.arange(33.0) - 16
+    spread = ((out.sum(2) * offsets**2).sum(-1)).sqrt()
+    torch.testing.assert_close(spread[:, 0], torch.tensor([0.6, 1.3]), atol=0.03, rtol=0)
 
 
 @pytest.mark.parametrize("size", [(210, 280), (182, 238)])
-def test_pictures_of_every_aspect_have_about_as_many_patches(train, size):
-    found = train.shapes(size)
+def test_pictures_of_every_aspect_have_about_as_many_patches(views, size):
+    found = views.shapes(size)
     assert found[0] == size
-    for (height, width), aspect in zip(found, train.ASPECTS, strict=True):
+    for (height, width), aspect in zip(found, views.ASPECTS, strict=True):
         assert height % 14 == width % 14 == 0
         assert height / width == pytest.approx(aspect, rel=0.1)
         assert height * width == pytest.approx(size[0] * size[1], rel=0.06)
 
 
-def test_an_error_of_the_loader_reaches_who_waits(train):
-    queue = Queue()
-    train.feed(argparse.Namespace(size=train.SIZE, steps=1, batch=1, seed=0), {}, 0, queue)
-    assert isinstance(queue.get_nowait(), Exception)
+def test_the_rate_waits_rises_and_falls(train):
+    rates = [train.share_of_rate(step, 1000, 100) for step in range(1000)]
+    assert set(rates[:100]) == {0.0}
+    assert max(rates) == pytest.approx(1.0)
+    assert np.argmax(rates) in range(100 + 50, 100 + 60)
+    assert (np.diff(rates[160:]) < 0).all()
+    assert rates[-1] < 1e-4
+
+
+def test_eight_bits_round_the_inputs_of_layers_and_let_gradients_pass(train):
+    joint = train.Joint()
+    train.EightBits(joint)
+    values = torch.linspace(-1, 3, 1001, requires_grad=True)
+    [rounded] = train.EightBits.rounded(joint.net.context, (values,))
+    assert len(rounded.unique()) <= 256
+    torch.testing.assert_close(rounded, values, atol=4 / 255 / 2 + 1e-6, rtol=0)
+    rounded.sum().backward()
+    assert torch.equal(values.grad, torch.ones(1001))
+    hooked = [name for name, layer in joint.net.named_modules() if layer._forward_pre_hooks]
+    assert "blocks.0.qkv" in hooked and "detail" in hooked
+    assert not {"patches", "depth_head", "inverse_head"} & set(hooked)
+
+
+def test_the_second_head_learns_shape_where_there_is_no_ground_truth(train):
+    label = torch.rand(2, 1, 28, 28) + 0.1
+    mask = torch.ones_like(label, dtype=torch.bool)
+    raw, log_depth = torch.randn(2, 1, 28, 28, requires_grad=True), torch.randn(2, 1, 28, 28, requires_grad=True)
+    train.general_loss(raw, log_depth, label, mask).backward()
+    assert raw.grad.abs().sum() > 0 and log_depth.grad.abs().sum() > 0
+    perfect = train.general_loss(train.normalise(label, mask), -label.log(), label, mask)
+    assert perfect < 1e-4
 
 
 @pytest.fixture(scope="module")

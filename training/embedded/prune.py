@@ -31,7 +31,7 @@ from fathom.models.embedded import HEAD_WIDTH, KEY_WIDTH, MEAN, PATCH, STD, Bloc
 from fathom.models.weights import read_state_dict
 
 SIZE = (210, 280)
-SHARES = {"nyu": 0.3, "rooms": 0.15, "objects": 0.25, "imagenet": 0.1, "photos": 0.1, "camvid": 0.04, "roads": 0.06}
+SHARES = {"nyu": 0.3, "rooms": 0.15, "objects": 0.25, "photos": 0.2, "roads": 0.1}
 ENCODER = ("patches", "class_token", "positions", "blocks", "norm")
 """What comes from the large model."""
 RIDGE = 3e-5
@@ -48,8 +48,11 @@ def load_pictures(cache: Path, nyu: Path, count: int) -> Tensor:
     for source, share in SHARES.items():
         files = [f for f in sorted((cache / source).glob("*.npz")) if source != "nyu" or f.stem not in held_out]
         for index in rng.choice(len(files), min(len(files), round(share * count)), replace=False):
-            image = np.load(files[index])["image"]
-            image = image[: round(image.shape[1] * SIZE[0] / SIZE[1])]  # the upper part of an upright picture
+            with np.load(files[index]) as data:
+                image = data["image"]
+                # The cache stretched it; of an upright picture the upper part is taken.
+                rows = min(1.0, float(data["aspect"]) * SIZE[0] / SIZE[1])
+            image = image[: round(rows * len(image))]
             pictures.append(cv2.resize(image, SIZE[::-1], interpolation=cv2.INTER_AREA))
     stack = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
     return (stack - torch.tensor(MEAN).view(1, 3, 1, 1)) / torch.tensor(STD).view(1, 3, 1, 1)

@@ -13,19 +13,23 @@ Convolutional Networks for Disparity, Optical Flow, and Scene Flow Estimation", 
 
 import argparse
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import cv2
 import numpy as np
 import trimesh
+from label import write
 from numpy.random import Generator
 from trimesh import creation, transformations
 
 from fathom.export.parity import find_pictures
 
-SHAPES = ((320, 416), (320, 416), (416, 320), (320, 320))
-"""Sizes [px], as `label.py` stores them."""
+SHAPES = ((336, 448), (336, 448), (448, 336), (336, 336))
+"""Sizes [px]."""
 FINER = 1.3
 """Rays a pixel in each direction."""
 
@@ -257,6 +261,12 @@ def render(files: list[Path], size: tuple[int, int], rng: Generator) -> tuple[np
     return (image * 255).round().astype(np.uint8), inverse
 
 
+def make(number: int, target: Path, seed: int, files: list[Path]) -> None:
+    """Render one scene and store it."""
+    rng = np.random.default_rng([seed, number])
+    write(target, *render(files, SHAPES[rng.integers(len(SHAPES))], rng))
+
+
 def main() -> None:
     """Render every scene that is not there yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -264,21 +274,18 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=513)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes")
     args = parser.parse_args()
     files = [path for folder in args.textures for path in find_pictures(folder)]
     (args.out / "scenes").mkdir(parents=True, exist_ok=True)
+    targets = {number: args.out / "scenes" / f"{number:05d}.npz" for number in range(args.count)}
+    todo = {number: target for number, target in targets.items() if not target.exists()}
     begin = time.time()
-    for number in range(args.count):
-        target = args.out / "scenes" / f"{number:05d}.npz"
-        if target.exists():
-            continue
-        rng = np.random.default_rng([args.seed, number])
-        image, inverse = render(files, SHAPES[rng.integers(len(SHAPES))], rng)
-        temporary = target.with_suffix(".tmp.npz")
-        np.savez(temporary, image=image, inverse_depth=inverse.astype(np.float16))
-        temporary.rename(target)
-        if (number + 1) % 50 == 0:
-            print(f"{number + 1} rendered, {time.time() - begin:.0f} s", flush=True)
+    with ProcessPoolExecutor(args.workers, get_context("spawn")) as pool:
+        job = partial(make, seed=args.seed, files=files)
+        for count, _ in enumerate(pool.map(job, todo, todo.values(), chunksize=10), 1):
+            if count % 50 == 0:
+                print(f"{count} of {len(todo)}, {count / (time.time() - begin):.2f} scenes/s", flush=True)
 
 
 if __name__ == "__main__":

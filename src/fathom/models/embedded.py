@@ -59,8 +59,10 @@ class Block(nn.Module):
         """Map (B, N, width) to what the heads give, side by side, (B, N, heads * 64)."""
         joined = self.qkv(self.norm1(tokens)).split(self.widths, -1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in joined)
-        # Written out, because this translates to fewer operations than torch's own attention.
-        attended = (query @ key.transpose(-2, -1)).softmax(-1) @ value
+        if self.training:  # torch's own takes less memory and time on a GPU
+            attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
+        else:  # written out, because this translates to fewer operations
+            attended = (query @ key.transpose(-2, -1)).softmax(-1) @ value
         return attended.transpose(1, 2).flatten(2)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -139,7 +141,7 @@ def _eighth_power(values: Tensor) -> Tensor:
     return values
 
 
-def _centre(values: Tensor) -> Tensor:
+def centre(values: Tensor) -> Tensor:
     """Subtract from each map (B, 1, h, w) its mean, and divide it by its mean deviation."""
     centred = values - values.mean((2, 3), keepdim=True)
     # As in `sharpen`, pnnx needs both limits.
@@ -153,7 +155,7 @@ EDGES = {"inverse": 0.4, "log_depth": 0.1}
 def _head(value: float) -> nn.Conv2d:
     """Build the last layer; at first it gives values around `value`."""
     layer = nn.Conv2d(24, 1, 3, padding=1)
-    nn.init.normal_(layer.weight, std=0.1)  # maps that hardly vary would be all rounding once `_centre` scales them
+    nn.init.normal_(layer.weight, std=0.1)  # maps that hardly vary would be all rounding once `centre` scales them
     nn.init.constant_(cast(Tensor, layer.bias), value)
     return layer
 
@@ -246,7 +248,7 @@ class EmbeddedNet(nn.Module):
         log_depth = self.depth_head(features).float()
         if self.inverse_head is None:
             return sharpen(log_depth, EDGES["log_depth"]).exp()
-        inverse = (_centre(self.inverse_head(features).float()) + _centre((-log_depth).exp())) / 2
+        inverse = (centre(self.inverse_head(features).float()) + centre((-log_depth).exp())) / 2
         return sharpen(inverse, EDGES["inverse"])
 
 
