@@ -116,6 +116,12 @@ def test_a_picture_enlarged_is_nearer(views, data):
     assert min(seen) < 0.9  # the other camera, cropped
 
 
+def test_the_mix_says_how_often_a_source_is_seen(views, data):
+    pool = views.load(data / "cache", data / "nyu", data / "rgbd")
+    _, sources = views.choose(pool, 4000, {"nyu": 3.0, "rgbd": 1.0}, np.random.default_rng(0))
+    assert (sources == "nyu").mean() == pytest.approx(0.75, abs=0.03)
+
+
 def test_a_batch_depends_on_seed_and_step_alone(views, data):
     pool = views.load(data / "cache", data / "nyu", data / "rgbd")
     first, again, other = (views.batch_of(pool, step, seed=1, count=2, size=SIZE) for step in (5, 5, 6))
@@ -190,6 +196,15 @@ def test_pictures_of_every_aspect_have_about_as_many_patches(views, size):
         assert height * width == pytest.approx(size[0] * size[1], rel=0.06)
 
 
+@pytest.mark.parametrize("is_levelled", [False, True])
+def test_a_run_begins_with_what_prune_or_an_earlier_run_left(train, tmp_path, is_levelled):
+    first, second = train.Joint(), train.Joint()
+    state = first.net.state_dict() if is_levelled else first.state_dict()
+    torch.save({"average": state} if is_levelled else state, tmp_path / "start.pt")
+    assert train.start_of(tmp_path / "start.pt", second) == ({}, is_levelled)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
 def test_the_rate_waits_rises_and_falls(train):
     rates = [train.share_of_rate(step, 1000, 100) for step in range(1000)]
     assert set(rates[:100]) == {0.0}
@@ -217,9 +232,9 @@ def test_the_second_head_learns_shape_where_there_is_no_ground_truth(train):
     label = torch.rand(2, 1, 28, 28) + 0.1
     mask = torch.ones_like(label, dtype=torch.bool)
     raw, log_depth = torch.randn(2, 1, 28, 28, requires_grad=True), torch.randn(2, 1, 28, 28, requires_grad=True)
-    train.general_loss(raw, log_depth, label, mask).backward()
+    train.general_loss(raw, train.joined(raw, log_depth), label, mask).backward()
     assert raw.grad.abs().sum() > 0 and log_depth.grad.abs().sum() > 0
-    perfect = train.general_loss(train.normalise(label, mask), -label.log(), label, mask)
+    perfect = train.general_loss(train.normalise(label, mask), train.joined(label, -label.log()), label, mask)
     assert perfect < 1e-4
 
 

@@ -1,7 +1,7 @@
 """Stage 3: train both embedded models.
 
     python training/embedded/train.py DATA --start START.pt --out OUT --four-bits --decoder-first 400 --eight-bits 0.7
-    python training/embedded/train.py DATA --start fathom-general.safetensors --out MORE --four-bits --frozen 3
+    python training/embedded/train.py DATA --start OUT/general_STEP.pt --out MORE --four-bits --frozen 3 --mix nyu=0.3
 
 DATA is ``--cache CACHE --nyu NYU --rgbd RGBD``; CACHE is what `label.py` and `render.py` made.
 NYU is a folder with ``rgb/NNNN.jpg``, ``depth/NNNN.png`` [mm], ``train.txt`` and ``val.txt``; frames of ``val.txt`` are
@@ -17,8 +17,8 @@ OUT/NAME_start.pt is what they began with, levelled. One of them, or the mean of
 START.pt is what `prune.py` made of Depth Anything V2 Small. The decoder gets used to its tokens in the first steps,
 ``--decoder-first``. With ``--four-bits`` the channels of the start are levelled (`equalise.py`), and every picture is
 seen through matrices in 4 bits; with ``--eight-bits SHARE`` what comes into the layers has 8 bits after that share of
-the steps, as in the packaged files. A packaged model goes on from its own 4 bits, and its checkpoints hold the grids
-that `package.py` keeps.
+the steps, as in the packaged files. A packaged model (``--start fathom-general.safetensors``) goes on from its own 4
+bits, and its checkpoints hold the grids that `package.py` keeps.
 
 Both models are one network: `fathom-general` is the mean of its two heads, `fathom-indoor` the second. Every picture
 serves both:
@@ -45,7 +45,7 @@ import torch.nn.functional as F
 from equalise import equalise
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from views import Batch, Pool, batch_of, load
+from views import MIX, Batch, Pool, batch_of, load
 
 from fathom.models.embedded import EmbeddedNet, centre
 from fathom.models.four_bits import GROUP, HIGHEST, LOWEST, Grid, codes_of, find_grid, snap, stored_grids
@@ -98,10 +98,15 @@ def shape_loss(pred: Tensor, target: Tensor, weight: Tensor, mask: Tensor) -> Te
     return ((fit(pred, target, mask) - target).abs() * weight).sum() / mask.sum()
 
 
-def general_loss(raw: Tensor, log_depth: Tensor, label: Tensor, mask: Tensor) -> Tensor:
+def joined(raw: Tensor, log_depth: Tensor) -> Tensor:
+    """Return the mean of both heads, which `fathom-general` gives."""
+    return (centre(raw) + centre((-log_depth.clamp(-4, 6)).exp())) / 2
+
+
+def general_loss(raw: Tensor, both: Tensor, label: Tensor, mask: Tensor) -> Tensor:
     """Value, shape and edges of the normalised label; shape and edges once more of the mean of both heads.
 
-    That mean is what `fathom-general` gives. Where there is no ground truth it is all that the second head learns from.
+    Where there is no ground truth that mean is all that the second head learns from.
     """
     target = normalise(label, mask)
     error = raw - target
@@ -110,16 +115,15 @@ def general_loss(raw: Tensor, log_depth: Tensor, label: Tensor, mask: Tensor) ->
     with torch.no_grad():
         median = label[..., ::3, ::3].flatten(1).median(1).values[:, None, None, None].clamp_min(1e-3)
         weight = mask * (1.5 * median / (label.clamp_min(0) + 0.5 * median)).clamp(0.4, 3.0)
-    both = (centre(raw) + centre((-log_depth.clamp(-4, 6)).exp())) / 2
-    own = (error.abs() * mask).sum() / mask.sum() + shape_loss(raw, target, weight, mask) + gradient_loss(error, mask)
-    joined = shape_loss(both, target, weight, mask) + gradient_loss(fit(both, target, mask) - target, mask)
-    return own + joined
+    first = (error.abs() * mask).sum() / mask.sum() + shape_loss(raw, target, weight, mask) + gradient_loss(error, mask)
+    second = shape_loss(both, target, weight, mask) + gradient_loss(fit(both, target, mask) - target, mask)
+    return first + second
 
 
-def fitted_loss(raw: Tensor, log_depth: Tensor, mask: Tensor) -> Tensor:
-    """Relative error in inverse depth of the affine-invariant map after its fit to the ground truth."""
+def fitted_loss(pred: Tensor, log_depth: Tensor, mask: Tensor) -> Tensor:
+    """Relative error in inverse depth of an affine-invariant map after its fit to the ground truth."""
     inverse = (-log_depth).exp()
-    relative = (fit(raw, inverse, mask, (0.01, 1.0)) - inverse).abs() / inverse
+    relative = (fit(pred, inverse, mask, (0.01, 1.0)) - inverse).abs() / inverse
     return (relative.clamp_max(1) * mask).sum() / mask.sum()
 
 
@@ -157,13 +161,15 @@ class Joint(nn.Module):
 
 def loss_of(raw: Tensor, log_depth: Tensor, batch: Batch) -> Tensor:
     """Return the loss of a batch; ground truth counts by the share of the pictures that have it."""
-    loss = general_loss(raw, log_depth, batch.label, batch.mask)
+    both = joined(raw, log_depth)
+    loss = general_loss(raw, both, batch.label, batch.mask)
     metric = batch.metric
     if len(metric):
         share = len(metric) / len(raw)
         mask = batch.mask[metric]
         loss = loss + 2 * share * indoor_loss(log_depth[metric], batch.truth, batch.fitted, mask)
-        loss = loss + 6 * share * fitted_loss(raw[metric], batch.truth, mask)
+        for pred in (raw, both):
+            loss = loss + 6 * share * fitted_loss(pred[metric], batch.truth, mask)
     return loss
 
 
@@ -298,19 +304,26 @@ def example_inputs(pool: Pool, size: tuple[int, int], count: int = 32) -> list[n
     return [image.transpose(2, 0, 1)[None].astype(np.float32) / 255 for image in images]
 
 
-def start_of(path: Path, joint: Joint) -> dict[str, Grid]:
-    """Load the weights to begin with; return the grids of a packaged model's 4 bits."""
-    stored: dict[str, Grid] = {}
+def start_of(path: Path, joint: Joint) -> tuple[dict[str, Grid], bool]:
+    """Load the weights to begin with.
+
+    Args:
+        path: Of prune.py, a general_STEP.pt of an earlier run, or a packaged fathom-general.safetensors.
+        joint: Gets the weights.
+
+    Returns:
+        The grids of a packaged model's 4 bits, and whether the channels are levelled already.
+    """
     if path.suffix == ".safetensors":
-        state = {f"net.{name}": value for name, value in read_state_dict(path).items()}
-        stored = stored_grids(load_file(path))
+        state, stored, is_levelled = read_state_dict(path), stored_grids(load_file(path)), True
     else:
-        started = torch.load(path, map_location="cpu")
-        state = started.get("average", started)
-    positions = state["net.positions"].float()  # a start of another size stores another grid
-    state["net.positions"] = F.interpolate(positions, joint.net.positions.shape[-2:], mode="bicubic")
-    joint.load_state_dict(state)
-    return stored
+        read = torch.load(path, map_location="cpu")
+        state, stored, is_levelled = read.get("average", read), {}, "average" in read
+    state = {name.removeprefix("net."): value for name, value in state.items()}
+    positions = state["positions"].float()  # a start of another size stores another grid
+    state["positions"] = F.interpolate(positions, joint.net.positions.shape[-2:], mode="bicubic")
+    joint.net.load_state_dict(state)
+    return stored, is_levelled
 
 
 def parameter_groups(joint: Joint, args: argparse.Namespace) -> list[dict[str, object]]:
@@ -363,7 +376,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--nyu", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--start", type=Path, required=True, help="of prune.py, last.pt, or fathom-general.safetensors")
+    parser.add_argument(
+        "--start", type=Path, required=True, help="of prune.py, general_STEP.pt, or fathom-general.safetensors"
+    )
     parser.add_argument("--rgbd", type=Path, help="NAME/{rgb,depth_mm}/NUMBER.png and NAME/focal.txt of other cameras")
     parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=8)
@@ -374,6 +389,7 @@ def main() -> None:
     parser.add_argument("--four-bits", action="store_true", help="the transformer's matrices have 4 bits")
     parser.add_argument("--eight-bits", type=float, default=1.0, help="share of the steps after which inputs have 8")
     parser.add_argument("--size", type=int, nargs=2, default=SIZE, help="height and width of pictures of NYU's shape")
+    parser.add_argument("--mix", nargs="+", default=[], help="SOURCE=SHARE of the pictures, where not as in views.py")
     parser.add_argument("--every", type=int, default=200, help="steps between two checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -381,11 +397,12 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args.out.mkdir(parents=True, exist_ok=True)
+    mix = MIX | {name: float(share) for name, share in (item.split("=") for item in args.mix)}
     joint = Joint()
-    stored = start_of(args.start, joint)
+    stored, is_levelled = start_of(args.start, joint)
     pool = load(args.cache, args.nyu, args.rgbd, device)
     print({name: len(numbers) for name, numbers in pool.sources.items()}, len(pool.truths), "with depth", flush=True)
-    if args.four_bits and not stored:
+    if args.four_bits and not is_levelled:
         equalise(joint.net, example_inputs(pool, args.size))
     joint = joint.to(device, memory_format=torch.channels_last)
     grids = FourBits(joint, stored) if args.four_bits else None
@@ -410,7 +427,7 @@ def main() -> None:
     rounds: EightBits | None = None
     begin, first, recent = time.time(), step, []
     while step < args.steps:
-        batch = batch_of(pool, step, seed=args.seed, count=args.batch, size=args.size)
+        batch = batch_of(pool, step, seed=args.seed, count=args.batch, size=args.size, mix=mix)
         joint.train()
         if rounds is None and step >= args.eight_bits * args.steps:
             rounds = EightBits(joint)

@@ -3,6 +3,7 @@
 A batch depends on the seed and the step alone, so a resumed run sees the same pictures.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -311,10 +312,10 @@ class Batch:
     fitted: Tensor
 
 
-def choose(pool: Pool, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def choose(pool: Pool, count: int, mix: Mapping[str, float], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Draw pictures: their numbers (B,), and the names of their sources (B,)."""
     names = list(pool.sources)
-    share = np.array([MIX[name] for name in names])
+    share = np.array([mix[name] for name in names])
     drawn = rng.choice(len(names), count, p=share / share.sum())
     sizes = np.array([len(numbers) for numbers in pool.sources.values()])
     places = (rng.random(count) * sizes[drawn]).astype(int)
@@ -322,7 +323,9 @@ def choose(pool: Pool, count: int, rng: np.random.Generator) -> tuple[np.ndarray
     return numbers, np.array(names)[drawn]
 
 
-def batch_of(pool: Pool, step: int, *, seed: int, count: int, size: tuple[int, int]) -> Batch:
+def batch_of(
+    pool: Pool, step: int, *, seed: int, count: int, size: tuple[int, int], mix: Mapping[str, float] = MIX
+) -> Batch:
     """Make the batch of one step.
 
     Args:
@@ -331,11 +334,12 @@ def batch_of(pool: Pool, step: int, *, seed: int, count: int, size: tuple[int, i
         seed: Of the run.
         count: Pictures of a batch.
         size: Height and width [px] at which the models see pictures of NYU's shape.
+        mix: Share of the pictures of each source.
     """
     rng = np.random.default_rng([seed, step])
     device = pool.device
     shape = shapes(size)[rng.choice(len(ASPECTS), p=list(ASPECTS.values()))]
-    numbers, source = choose(pool, count, rng)
+    numbers, source = choose(pool, count, mix, rng)
     is_metric = pool.truth_of[numbers] >= 0
     framed = (source == "nyu") & (rng.random(count) < 0.7)
     crops = windows(pool.aspects[numbers], framed, is_metric, shape, rng)
