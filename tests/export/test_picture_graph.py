@@ -17,7 +17,6 @@ from tiny_models import make_model
 
 LAWS = {
     "area": InputSpec(law="area", area=(64, 80), multiple=32),
-    "area in small steps": InputSpec(law="area", area=(60, 80), multiple=4),
     "keep_aspect bicubic": InputSpec(
         law="keep_aspect",
         height=70,

@@ -250,7 +250,10 @@ def hang(images: Tensor, labels: Tensor, posters: Tensor, chosen: np.ndarray, rn
     grid = 2 * torch.stack(torch.broadcast_tensors(x, y), -1) - 1
     coarse = sample(F.avg_pool2d(posters, 2), grid)  # a small poster is a picture made small
     painted = torch.where((box[:, 2:] > 0.5).any(1, keepdim=True), sample(posters, grid), coarse)
-    light = F.avg_pool2d(images.mean(1, keepdim=True), 31, 1, 15, count_include_pad=False) + 0.016
+    light = images.mean(1, keepdim=True)
+    for window, beside in (((1, 31), (0, 15)), ((31, 1), (15, 0))):  # in one pass it would take most of a batch's time
+        light = F.avg_pool2d(light, window, 1, beside, count_include_pad=False)
+    light = light + 0.016
     mean = (light * inside).sum((2, 3), keepdim=True) / inside.sum((2, 3), keepdim=True).clamp_min(1)
     strength = on(device, rng.uniform(0.6, 1.1, (count, 1, 1, 1)))
     return torch.where(inside, (painted * light / mean.clamp_min(0.016) * strength).clamp(0, 1), images)

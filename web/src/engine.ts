@@ -41,28 +41,12 @@ function roundHalfEven(value: number): number {
   return below % 2 === 0 ? below : below + 1;
 }
 
-/** Of the four pairs of multiples around the exact sides: one percent of distortion weighs as two of area. */
-function areaSides(aspect: number, pixels: number, multiple: number): [number, number] {
-  const around = (side: number) => [Math.max(1, Math.floor(side / multiple)), Math.max(1, Math.ceil(side / multiple))];
-  let best: [number, number] = [multiple, multiple];
-  let least = Infinity;
-  for (const rows of around(Math.sqrt(pixels / aspect))) {
-    for (const columns of around(Math.sqrt(pixels * aspect))) {
-      const distortion = columns / rows / aspect;
-      const area = (rows * columns * multiple ** 2) / pixels;
-      const cost = Math.max(distortion, 1 / distortion) ** 2 * Math.max(area, 1 / area);
-      if (cost < least) [best, least] = [[rows * multiple, columns * multiple], cost];
-    }
-  }
-  return best;
-}
-
 export function gridSize(spec: InputSpec, height: number, width: number): [number, number] {
   const whole = (value: number) => Math.max(spec.multiple, roundHalfEven(value / spec.multiple) * spec.multiple);
   if (spec.law === "area" && spec.area) {
     const aspect = Math.min(Math.max(width / height, 1 / WIDEST_ASPECT), WIDEST_ASPECT);
     const pixels = spec.area[0] * spec.area[1];
-    return areaSides(aspect, pixels, spec.multiple);
+    return [whole(Math.sqrt(pixels / aspect)), whole(Math.sqrt(pixels * aspect))];
   }
   if (spec.law === "native") {
     const down = (side: number) => Math.max(spec.multiple, Math.floor(side / spec.multiple) * spec.multiple);

@@ -111,55 +111,22 @@ def _whole(name: str, value: str) -> str:
 """
 
 
-# Of the four pairs of whole steps around the exact sides, the one with the smallest distortion^2 * change of area.
-_AREA_SIDES = """
+def _grid(spec: InputSpec) -> str:
+    """Return statements that compute ``h`` and ``w`` (int64 scalars) from ``H`` and ``W``; see `grid_size`."""
+    if spec.law == "area":
+        return (
+            """
   aspect = Div(Wd, Hd)
   aspect_low = Max(aspect, narrowest)
   aspect_in = Min(aspect_low, widest)
   h_square = Div(pixels, aspect_in)
   h_side = Sqrt(h_square)
-  h_exact = Div(h_side, multiple)
   w_square = Mul(pixels, aspect_in)
   w_side = Sqrt(w_square)
-  w_exact = Div(w_side, multiple)
-  h_below = Floor(h_exact)
-  h_above = Ceil(h_exact)
-  w_below = Floor(w_exact)
-  w_above = Ceil(w_exact)
-  h_low = Unsqueeze(h_below, first_axis)
-  h_high = Unsqueeze(h_above, first_axis)
-  w_low = Unsqueeze(w_below, first_axis)
-  w_high = Unsqueeze(w_above, first_axis)
-  rows_any = Concat<axis: int = 0>(h_low, h_low, h_high, h_high)
-  columns_any = Concat<axis: int = 0>(w_low, w_high, w_low, w_high)
-  rows = Max(rows_any, one)
-  columns = Max(columns_any, one)
-  shape_ratio = Div(columns, rows)
-  wide = Div(shape_ratio, aspect_in)
-  narrow_by = Div(one, wide)
-  distortion = Max(wide, narrow_by)
-  heavy = Mul(distortion, distortion)
-  patches = Mul(rows, columns)
-  patch_area = Mul(multiple, multiple)
-  covered = Mul(patches, patch_area)
-  large = Div(covered, pixels)
-  small_by = Div(one, large)
-  change = Max(large, small_by)
-  cost = Mul(heavy, change)
-  best = ArgMin<axis: int = 0, keepdims: int = 0>(cost)
-  h_steps = Gather(rows, best)
-  w_steps = Gather(columns, best)
-  h_size = Mul(h_steps, multiple)
-  w_size = Mul(w_steps, multiple)
-  h = Cast<to: int = 7>(h_size)
-  w = Cast<to: int = 7>(w_size)
 """
-
-
-def _grid(spec: InputSpec) -> str:
-    """Return statements that compute ``h`` and ``w`` (int64 scalars) from ``H`` and ``W``; see `grid_size`."""
-    if spec.law == "area":
-        return _AREA_SIDES
+            + _whole("h", "h_side")
+            + _whole("w", "w_side")
+        )
     if spec.law == "keep_aspect":
         return (
             """
@@ -237,7 +204,7 @@ def _before(spec: InputSpec, ir_version: int) -> str:
         + f"""
 before (uint8[B, H, W, 3] picture) => (float[B, 3, h, w] image, int64 H, int64 W)
 <int64 axis_1 = {{1}}, int64 axis_2 = {{2}}, float black = {{0.0}}, float white = {{255.0}},
- float half_level = {{0.5}}, {_doubles(numbers)}, int64[1] first_axis = {{0}},
+ float half_level = {{0.5}}, {_doubles(numbers)},
  float[3, 1, 1] factor = {{{factor}}}, float[3, 1, 1] offset = {{{offset}}},
  {_NUMBERS.format(axis="x")}, {_NUMBERS.format(axis="y")}>
 {{

@@ -59,7 +59,7 @@ class Block(nn.Module):
         """Map (B, N, width) to what the heads give, side by side, (B, N, heads * 64)."""
         joined = self.qkv(self.norm1(tokens)).split(self.widths, -1)
         query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in joined)
-        if self.training:  # torch's own takes less memory and time on a GPU
+        if self.training and query.is_cuda:  # torch's own takes less memory and time there
             attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         else:  # written out, because this translates to fewer operations
             attended = (query @ key.transpose(-2, -1)).softmax(-1) @ value

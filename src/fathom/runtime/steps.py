@@ -3,8 +3,6 @@
 Every runtime shares them, so a model gives the same metres whatever runs it.
 """
 
-import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -85,8 +83,6 @@ def grid_size(spec: InputLaw, height: int, width: int) -> tuple[int, int]:
         >>> from fathom.models.cards import InputSpec
         >>> grid_size(InputSpec(law="area", area=(256, 320), multiple=32), 480, 640)
         (256, 320)
-        >>> grid_size(InputSpec(law="area", area=(210, 280), multiple=14), 370, 463)  # 16 by 20 is 5 by 4, nearly
-        (224, 280)
         >>> grid_size(InputSpec(law="keep_aspect", height=518, width=518, multiple=14), 480, 640)
         (518, 686)
     """
@@ -96,7 +92,8 @@ def grid_size(spec: InputLaw, height: int, width: int) -> tuple[int, int]:
 
     if spec.law == "area" and spec.area is not None:
         aspect = min(max(width / height, 1 / WIDEST_ASPECT), WIDEST_ASPECT)
-        return _area_sides(aspect, spec.area[0] * spec.area[1], spec.multiple)
+        pixels = spec.area[0] * spec.area[1]
+        return whole((pixels / aspect) ** 0.5), whole((pixels * aspect) ** 0.5)
     if spec.law == "native":
         return tuple(max(spec.multiple, side // spec.multiple * spec.multiple) for side in (height, width))  # type: ignore[return-value]
     if spec.law in ("fixed", "keep_aspect") and spec.height is not None and spec.width is not None:
@@ -108,20 +105,6 @@ def grid_size(spec: InputLaw, height: int, width: int) -> tuple[int, int]:
         longest = WIDEST_ASPECT * max(spec.height, spec.width)
         return whole(min(height * scale, longest)), whole(min(width * scale, longest))
     raise ModelError(f"Expected an input law of area, keep_aspect, fixed or native with its sizes; got '{spec.law}'.")
-
-
-def _area_sides(aspect: float, pixels: float, multiple: int) -> tuple[int, int]:
-    """Choose the multiples around the exact height and width: one percent of distortion weighs as two of area."""
-    exact = math.sqrt(pixels / aspect) / multiple, math.sqrt(pixels * aspect) / multiple
-    around = [(max(1.0, math.floor(side)), max(1.0, math.ceil(side))) for side in exact]
-
-    def cost(steps: tuple[float, float]) -> float:
-        distortion = steps[1] / steps[0] / aspect
-        area = steps[0] * steps[1] * multiple**2 / pixels
-        return max(distortion, 1 / distortion) ** 2 * max(area, 1 / area)
-
-    rows, columns = min(itertools.product(*around), key=cost)
-    return int(rows) * multiple, int(columns) * multiple
 
 
 def preprocess(image: npt.NDArray[np.uint8], spec: InputLaw) -> Prepared:
