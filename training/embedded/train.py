@@ -168,8 +168,7 @@ def loss_of(raw: Tensor, log_depth: Tensor, batch: Batch) -> Tensor:
         share = len(metric) / len(raw)
         mask = batch.mask[metric]
         loss = loss + 2 * share * indoor_loss(log_depth[metric], batch.truth, batch.fitted, mask)
-        for pred in (raw, both):
-            loss = loss + 6 * share * fitted_loss(pred[metric], batch.truth, mask)
+        loss = loss + 6 * share * fitted_loss(raw[metric], batch.truth, mask)
     return loss
 
 
