@@ -1,6 +1,6 @@
 """Stage 1, beside `label.py`: render things on a table before a painted wall, with their exact inverse depth.
 
-    python training/embedded/render.py --textures DIR [DIR ...] --out CACHE --count 513
+    python training/embedded/render.py --textures DIR [DIR ...] --out CACHE --count 700
 
 Boxes, cones, balls, vases, rings, rods, lattices and cards stand on a table, one behind the other, and wear crops of
 the photographs below DIR. So what is painted on a surface says nothing about its depth, but shape, shadow and what
@@ -272,7 +272,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--textures", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=513)
+    parser.add_argument("--count", type=int, default=700)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=1, help="processes")
     args = parser.parse_args()

@@ -431,7 +431,7 @@ def main() -> None:
         if rounds is None and step >= args.eight_bits * args.steps:
             rounds = EightBits(joint)
         if grids:
-            if step % REFRESH == 0:
+            if step % REFRESH == 0 or step == first:
                 grids.refresh()
             grids.snap()
         with torch.autocast(device.type, torch.bfloat16, enabled=half):
