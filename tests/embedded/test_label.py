@@ -28,7 +28,6 @@ def test_every_picture_is_stored_with_its_own_label(label, folder, tmp_path, cap
     todo = label.find([f"photos={folder}"], tmp_path / "cache")
     assert len(todo) == 40
     assert "broken.jpg: not a picture" in capsys.readouterr().out
-    (tmp_path / "cache" / "photos").mkdir(parents=True)
     for bucket in {picture.bucket for picture in todo}:
         size = label.sides(bucket, 56)
         seen = []
@@ -41,10 +40,11 @@ def test_every_picture_is_stored_with_its_own_label(label, folder, tmp_path, cap
         done = list(label.label([p for p in todo if p.bucket == bucket], teacher, size))
         assert done == seen == [16, 4]
     assert not label.find([f"photos={folder}"], tmp_path / "cache")  # a second run has nothing to do
+    assert len(list((tmp_path / "cache" / "photos").iterdir())) == 40  # and nothing else lies there
     for picture in todo:
         with np.load(picture.target) as data:
             image, inverse, aspect = data["image"], data["inverse_depth"], float(data["aspect"])
-        assert image.shape == (*label.CANVAS, 3) and inverse.shape == label.CANVAS
+        assert image.shape == (336, 448, 3) and inverse.shape == (336, 448)
         assert aspect == pytest.approx(4 / 3 if int(picture.path.stem) % 2 else 3 / 4)
         # The fake label is the picture's own grey, so it belongs to this picture and lies where it should.
         grey = ((image / 255 - label.MEAN) / label.STD).mean(-1)

@@ -19,7 +19,7 @@ def views(load_stage):
     return load_stage("views")
 
 
-SIZE = (210, 280)
+SIZE, CANVAS = (210, 280), (336, 448)
 
 
 @pytest.fixture
@@ -122,6 +122,13 @@ def test_the_mix_says_how_often_a_source_is_seen(views, data):
     assert (sources == "nyu").mean() == pytest.approx(0.75, abs=0.03)
 
 
+@pytest.mark.parametrize("item", ["room=0.3", "nyu", "nyu=much", "nyu=-1", "nyu=nan"])
+def test_a_mix_that_names_no_source_or_share_is_refused(train, item):
+    assert train.read_mix(["nyu=0.5", "rooms=0"]) == train.MIX | {"nyu": 0.5, "rooms": 0.0}
+    with pytest.raises(SystemExit, match="Expected SOURCE=SHARE"):
+        train.read_mix([item])
+
+
 def test_a_batch_depends_on_seed_and_step_alone(views, data):
     pool = views.load(data / "cache", data / "nyu", data / "rgbd")
     first, again, other = (views.batch_of(pool, step, seed=1, count=2, size=SIZE) for step in (5, 5, 6))
@@ -132,7 +139,7 @@ def test_a_batch_depends_on_seed_and_step_alone(views, data):
 def test_picture_and_label_are_cut_and_mirrored_alike(views):
     """A picture whose grey is its label keeps saying so, whatever is cut; the whole of it is the whole."""
     rng = np.random.default_rng(0)
-    grey = torch.nn.functional.interpolate(torch.rand(1, 1, 6, 8), views.CANVAS, mode="bicubic").clamp(0, 1)
+    grey = torch.nn.functional.interpolate(torch.rand(1, 1, 6, 8), CANVAS, mode="bicubic").clamp(0, 1)
     boxes = torch.from_numpy(views.windows(np.full(6, 4 / 3), np.zeros(6), np.zeros(6, bool), SIZE, rng)).float()
     flips = torch.tensor([True, False] * 3)
     grid = views.grid_of(boxes, *SIZE, flips)
@@ -141,8 +148,8 @@ def test_picture_and_label_are_cut_and_mirrored_alike(views):
     mean = torch.nn.functional.avg_pool2d(views.sample(grey.expand(6, -1, -1, -1), fine), 2)
     torch.testing.assert_close(once, mean, atol=0.01, rtol=0)
     whole = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
-    torch.testing.assert_close(views.sample(grey, views.grid_of(whole, *views.CANVAS)), grey, atol=1e-5, rtol=0)
-    mirrored = views.sample(grey, views.grid_of(whole, *views.CANVAS, torch.tensor([True])))
+    torch.testing.assert_close(views.sample(grey, views.grid_of(whole, *CANVAS)), grey, atol=1e-5, rtol=0)
+    mirrored = views.sample(grey, views.grid_of(whole, *CANVAS, torch.tensor([True])))
     torch.testing.assert_close(mirrored, grey.flip(-1), atol=1e-5, rtol=0)
 
 
@@ -153,7 +160,7 @@ def test_crops_lie_inside_and_keep_their_aspect(views, aspect, shape):
     count = 200
     framed = np.arange(count) % 2 == 0
     left, top, width, height = views.windows(np.full(count, aspect), framed, np.ones(count, bool), shape, rng).T
-    border = np.where(framed, views.FRAME, 0)[:, None] / np.array(views.CANVAS[::-1])
+    border = np.where(framed, views.FRAME, 0)[:, None] / np.array(CANVAS[::-1])
     assert (left >= border[:, 0] - 1e-9).all() and (left + width <= 1 - border[:, 0] + 1e-9).all()
     assert (top >= border[:, 1] - 1e-9).all() and (top + height <= 1 - border[:, 1] + 1e-9).all()
     np.testing.assert_allclose(aspect * width / height, shape[1] / shape[0], rtol=0.031)

@@ -4,8 +4,7 @@
 
 Each picture is stretched to the nearest of a few aspect ratios (so that few graphs are compiled, and pictures fit into
 batches), run through the teacher with a short side of ``--side``, and stored in CACHE/SOURCE/NAME.npz, where NAME is
-its path below DIR: ``image`` (uint8) and ``inverse_depth`` (float16, affine-invariant, larger = nearer), both stretched
-to 336 x 448, and ``aspect``, width over height as it was. Pictures already in the cache are skipped, so a stopped run
+its path below DIR, as `cache.py` says. Pictures already in the cache are skipped, so a stopped run
 continues where it was. The teacher runs in half precision on a GPU if there is one, else in OpenVINO on the CPU.
 """
 
@@ -20,15 +19,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from cache import write
 
 from fathom.export.parity import find_pictures
+from fathom.models.embedded import MEAN, PATCH, STD
 
-PATCH = 14
-CANVAS = (336, 448)
-"""Height and width [px] of what is stored."""
 ASPECTS = (1.0, 4 / 3, 3 / 2, 16 / 9, 3 / 4, 2 / 3, 9 / 16, 16 / 5)  # width / height
-MEAN = np.array([0.485, 0.456, 0.406], np.float32)
-STD = np.array([0.229, 0.224, 0.225], np.float32)
 BATCH = 16
 Teacher = Callable[[np.ndarray], np.ndarray]
 
@@ -110,18 +106,7 @@ def read(picture: Picture, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarra
     """Return what the teacher sees (3, h, w), and the picture (H, W, 3)."""
     image = cv2.cvtColor(cv2.imread(str(picture.path)), cv2.COLOR_BGR2RGB)
     pixels = cv2.resize(image, size[::-1], interpolation=cv2.INTER_CUBIC).astype(np.float32) / 255
-    return ((pixels - MEAN) / STD).transpose(2, 0, 1), image
-
-
-def write(target: Path, image: np.ndarray, inverse_depth: np.ndarray) -> None:
-    """Store a picture and its label, whole or not at all."""
-    image_stored, label_stored = (
-        cv2.resize(array, CANVAS[::-1], interpolation=cv2.INTER_AREA) for array in (image, inverse_depth)
-    )
-    temporary = target.with_suffix(".tmp.npz")
-    aspect = image.shape[1] / image.shape[0]
-    np.savez(temporary, image=image_stored, inverse_depth=label_stored.astype(np.float16), aspect=aspect)
-    temporary.rename(target)
+    return ((pixels - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1), image
 
 
 def read_ahead(
@@ -164,8 +149,6 @@ def main() -> None:
     parser.add_argument("sources", nargs="+")
     args = parser.parse_args()
     todo = find(args.sources, args.out)
-    for folder in {picture.target.parent for picture in todo}:
-        folder.mkdir(parents=True, exist_ok=True)
     model = load_model(args.teacher)
     count, start = 0, time.time()
     for aspect in ASPECTS:

@@ -22,7 +22,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import trimesh
-from label import write
+from cache import write
 from numpy.random import Generator
 from trimesh import creation, transformations
 
@@ -277,7 +277,6 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes")
     args = parser.parse_args()
     files = [path for folder in args.textures for path in find_pictures(folder)]
-    (args.out / "scenes").mkdir(parents=True, exist_ok=True)
     targets = {number: args.out / "scenes" / f"{number:05d}.npz" for number in range(args.count)}
     todo = {number: target for number, target in targets.items() if not target.exists()}
     begin = time.time()

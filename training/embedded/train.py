@@ -363,6 +363,24 @@ def share_of_rate(step: int, steps: int, waits: int) -> float:
     return 0.5 + 0.5 * float(np.cos(np.pi * (done - rise) / max(1, steps - waits - rise)))
 
 
+def read_mix(items: list[str]) -> dict[str, float]:
+    """Return the share of every source, some of them given as SOURCE=SHARE.
+
+    Raises:
+        SystemExit: If there is no such source, or its share is no number from 0 on.
+    """
+    mix = dict(MIX)
+    for item in items:
+        name, _, share = item.partition("=")
+        try:
+            mix[name] = float(share)
+        except ValueError:
+            mix[name] = -1.0
+        if name not in MIX or not mix[name] >= 0:
+            raise SystemExit(f"Expected SOURCE=SHARE with one of {', '.join(MIX)}, as nyu=0.3; got '{item}'.")
+    return mix
+
+
 def save(path: Path, state: object) -> None:
     """Write a file whole or not at all."""
     torch.save(state, path.with_suffix(".tmp"))
@@ -396,7 +414,7 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     args.out.mkdir(parents=True, exist_ok=True)
-    mix = MIX | {name: float(share) for name, share in (item.split("=") for item in args.mix)}
+    mix = read_mix(args.mix)
     joint = Joint()
     stored, is_levelled = start_of(args.start, joint)
     pool = load(args.cache, args.nyu, args.rgbd, device)

@@ -1,6 +1,6 @@
 """What `train.py` shows the network: every picture in memory, cut, pasted over and coloured in batches on any device.
 
-A batch depends on the seed and the step alone, so a resumed run sees the same pictures.
+A batch depends on the seed and the step alone, so a resumed run sees the same pictures. A picture takes 0.75 MB.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from label import CANVAS
+from cache import CANVAS
 from torch import Tensor
 
 from fathom.models.embedded import PATCH
@@ -26,6 +26,7 @@ MIX = {
     "scenes": 0.20,
     "roads": 0.13,
 }
+"""Share of the pictures of each source."""
 POSTERS = 0.4
 """Share of the pictures in which a poster is hung if there is a place for it."""
 ASPECTS = {0.76: 0.72, 1.32: 0.08, 1.0: 0.10, 0.286: 0.10}
