@@ -1,8 +1,8 @@
-"""Between stages 3 and 3: blend the networks of two runs into the start of another.
+"""Blend the networks of two runs of stage 3 into the start of another (no packaged version came from it yet).
 
     python training/embedded/blend.py --into OUT/general_6400.pt --earlier EARLIER/fathom-general.safetensors
         --late 0.3 --decoder 0.15 --out START.pt
-    python training/embedded/train.py DATA --start START.pt --out MORE --four-bits --eight-bits 0.75 --frozen 6
+    python training/embedded/train.py DATA --start START.pt --out MORE --four-bits --eight-bits 0.75
 
 Networks that were trained apart from one pretrained network often lie in one valley, and the mean of their weights can
 be better than each (Wortsman et al., "Model soups", ICML 2022). Here they are not written alike: `prune.py` may have

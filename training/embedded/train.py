@@ -48,7 +48,7 @@ from torch import Tensor, nn
 from views import MIX, Batch, Pool, batch_of, load
 
 from fathom.models.embedded import EmbeddedNet, centre
-from fathom.models.four_bits import HIGHEST, LOWEST, Grid, codes_of, find_grid, snap, stored_grids
+from fathom.models.four_bits import GROUP, HIGHEST, LOWEST, Grid, codes_of, find_grid, snap, stored_grids
 from fathom.models.weights import read_state_dict
 from fathom.runtime.torch import cpu_has_bf16
 
@@ -168,8 +168,7 @@ def loss_of(raw: Tensor, log_depth: Tensor, batch: Batch) -> Tensor:
         share = len(metric) / len(raw)
         mask = batch.mask[metric]
         loss = loss + 2 * share * indoor_loss(log_depth[metric], batch.truth, batch.fitted, mask)
-        for one in (raw, both):
-            loss = loss + 3 * share * fitted_loss(one[metric], batch.truth, mask)
+        loss = loss + 6 * share * fitted_loss(raw[metric], batch.truth, mask)
     return loss
 
 
@@ -246,9 +245,8 @@ class FourBits:
         """Move every weight to a random place within its step; the outermost stay, for beyond them there is no step."""
         for weight, grid in zip(self.weights, self.grids, strict=True):
             codes = codes_of(weight, grid)
-            places = 0.98 * (torch.rand_like(weight) - 0.5) * ((codes > LOWEST) & (codes < HIGHEST))
-            steps = grid.steps[..., None]
-            weight.add_((places.unflatten(1, (steps.shape[1], -1)) * steps).flatten(1))
+            places = 0.98 * (torch.rand_like(weight) - 0.5) * grid.steps.repeat_interleave(GROUP, 1)
+            weight.add_(places * ((codes > LOWEST) & (codes < HIGHEST)))
 
     @torch.no_grad()
     def snap(self) -> None:
