@@ -22,6 +22,7 @@ from pathlib import Path
 
 import torch
 from package import mean_weights
+from prune import ENCODER
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -85,7 +86,7 @@ def match(state: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> State:
     out = dict(state)
     for index in range(number_of_blocks(state)):
         qkv, after, fc1, fc2 = (f"blocks.{index}.{layer}" for layer in ("qkv", "out", "fc1", "fc2"))
-        own, wanted = rows(state, qkv).clone(), rows(other, qkv)
+        own, wanted = rows(state, qkv), rows(other, qkv)
         width = state[f"{after}.weight"].shape[1]
         heads = width // HEAD_WIDTH
         for head in range(heads):
@@ -113,7 +114,7 @@ def share_of(name: str, late: float, decoder: float, blocks: int) -> float:
     part, _, rest = name.partition(".")
     if part == "blocks":
         return late if int(rest.partition(".")[0]) >= blocks // 2 else 0.0
-    return 0.0 if part in ("patches", "class_token", "positions", "norm") else decoder
+    return 0.0 if part in ENCODER else decoder
 
 
 def blend(into: Mapping[str, Tensor], earlier: Mapping[str, Tensor], late: float, decoder: float) -> State:

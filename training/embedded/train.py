@@ -43,6 +43,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from equalise import equalise
+from prune import ENCODER
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from views import MIX, Batch, Pool, batch_of, load
@@ -197,8 +198,6 @@ def evaluate(joint: Joint, nyu: Path, size: tuple[int, int], every: int = 1) -> 
     return dict(zip(names, np.mean(scores, 0).tolist(), strict=True))
 
 
-ENCODER = ("patches", "class_token", "positions", "blocks", "norm")
-"""What came from the large model, and learns more slowly."""
 REFRESH = 100
 """Steps after which the grids are chosen anew."""
 
