@@ -6,7 +6,7 @@ import pytest
 torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
 
-from fathom.models.four_bits import GROUP, find_grid, snap  # noqa: E402
+from fathom.models.four_bits import GROUP, Grid, codes_of, find_grid, snap  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +75,32 @@ def test_a_packaged_model_keeps_its_grids_and_learns_from_small_moves(train):
     assert 0.25 < moved.float().mean() < 0.3  # the outermost need half a step
     rounded = train.FourBits.matrices(grids.rounded(joint))[1]
     assert all(torch.equal(weight, value) for weight, value in zip(rounded, weights, strict=True))
+
+
+def test_codes_that_are_kept_stay_while_the_rest_is_learned(train):
+    joint = train.Joint().eval()
+    names, weights = train.FourBits.matrices(joint)
+    grids = {name: find_grid(weight.detach()) for name, weight in zip(names, weights, strict=True)}
+    codes = {name: codes_of(weight.detach(), grids[name]) for name, weight in zip(names, weights, strict=True)}
+    train.keep_codes(joint, grids)
+    image = torch.rand(1, 3, 56, 70)
+    joint(image)[0].mean().backward()
+    factors = [value for name, value in joint.named_parameters() if name.endswith(train.FACTOR)]
+    assert len(factors) == len(names) and all(value.grad.abs().sum() > 0 for value in factors[1:])
+    with torch.no_grad():
+        for value in joint.parameters():
+            value.add_(0.1 * torch.rand_like(value))
+        expected = joint(image)
+        stored = joint.split(grids)["general"]
+        plain = train.Joint().eval()
+        plain.net.load_state_dict(stored["average"])
+        for got, wanted in zip(plain(image), expected, strict=True):
+            torch.testing.assert_close(got, wanted, atol=1e-4, rtol=1e-4)
+    for name, code in codes.items():
+        kept = Grid(*stored["grids"][name])
+        assert torch.equal(codes_of(stored["average"][name], kept), code)
+        assert not torch.equal(kept.scale, grids[name].scale)
+    assert "grids" not in train.Joint().split({})["indoor"]
 
 
 def test_a_camera_of_twice_the_focal_length_shows_everything_half_as_far(views, data):
@@ -208,7 +234,7 @@ def test_a_run_begins_with_what_prune_or_an_earlier_run_left(train, tmp_path, is
     first, second = train.Joint(), train.Joint()
     state = first.net.state_dict() if is_levelled else first.state_dict()
     torch.save({"average": state} if is_levelled else state, tmp_path / "start.pt")
-    assert train.start_of(tmp_path / "start.pt", second) == ({}, is_levelled)
+    assert train.start_of(tmp_path / "start.pt", second) is is_levelled
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 

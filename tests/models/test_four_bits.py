@@ -7,7 +7,7 @@ torch = pytest.importorskip("torch")
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from fathom.models.four_bits import GROUP, codes_of, find_grid, pack_grid, snap, unpack_grid  # noqa: E402
+from fathom.models.four_bits import GROUP, Grid, codes_of, find_grid, pack_grid, snap, unpack_grid  # noqa: E402
 from fathom.models.weights import pack_rows, read_state_dict, unpack_rows  # noqa: E402
 
 
@@ -64,6 +64,18 @@ def test_bytes_give_back_every_bit(seed, groups):
     assert stored["w"].shape == (6, groups * GROUP // 2)
     back = unpack_grid(stored["w"], stored["w.group_sizes"], stored["w.row_scale"])
     assert torch.equal(back, snap(weight, grid))
+
+
+def test_files_whose_groups_are_larger_are_read():
+    weight = torch.randn(6, 128)
+    few = find_grid(weight)
+    grid = Grid(few.sizes.unflatten(1, (-1, 4)).amax(-1), few.scale)  # as up to version 9: 32 share a size
+    stored = pack_grid(weight, grid, "w")
+    assert stored["w.group_sizes"].shape == (6, 2)
+    back = unpack_grid(stored["w"], stored["w.group_sizes"], stored["w.row_scale"])
+    assert torch.equal(back, snap(weight, grid))
+    steps = grid.steps.repeat_interleave(32, 1)
+    assert bool(((back - weight).abs() <= steps * 0.501).all())
 
 
 def test_a_checkpoint_holds_4_bits_and_8_bits_and_vectors(tmp_path):

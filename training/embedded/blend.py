@@ -1,4 +1,4 @@
-"""Blend the networks of two runs of stage 3 into the start of another (no packaged version came from it yet).
+"""Blend the networks of two runs of stage 3 into the start of another.
 
     python training/embedded/blend.py --into OUT/general_6400.pt --earlier EARLIER/fathom-general.safetensors
         --late 0.3 --decoder 0.15 --out START.pt

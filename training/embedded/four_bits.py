@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from torch import Tensor
 
-from fathom.models.four_bits import GROUP, LOWEST, Grid, codes_of, snap
+from fathom.models.four_bits import LOWEST, Grid, codes_of, snap
 
 _BYTES = np.arange(256)
 PAIRS = np.stack([_BYTES & 15, _BYTES >> 4], 1).astype(np.float32)
@@ -59,8 +59,7 @@ def store_in_four_bits(model: Any, matrices: Mapping[str, tuple[Tensor, Grid]]) 
         key = min(near, key=lambda one: np.abs(candidates[one][0] - wanted).max(), default="")
         if not key or np.abs(candidates[key][0] - wanted).max() > 0.01 * np.abs(wanted).max():
             raise ValueError(f"No matrix of the file is '{name}'.")
-        rows, columns = wanted.shape
-        codes = (codes_of(weight, grid).numpy().T - LOWEST).reshape(rows // GROUP, GROUP, columns)
+        codes = (codes_of(weight, grid).numpy().T - LOWEST).reshape(grid.sizes.shape[1], -1, wanted.shape[1])
         sizes = grid.sizes.numpy().T[:, None]
         factors = [
             unpack(codes, f"{key}_codes", "pairs_of_codes"),

@@ -2,6 +2,7 @@
 
     python training/embedded/train.py DATA --start START.pt --out OUT --four-bits --decoder-first 400 --eight-bits 0.7
     python training/embedded/train.py DATA --start OUT/general_STEP.pt --out MORE --four-bits --frozen 3 --mix nyu=0.3
+    python training/embedded/train.py DATA --start ROUNDED.pt --out TUNED --keep-codes --eight-bits 0 --mix nyu=0.26
 
 DATA is ``--cache CACHE --nyu NYU --rgbd RGBD``; CACHE is what `label.py` and `render.py` made.
 NYU is a folder with ``rgb/NNNN.jpg``, ``depth/NNNN.png`` [mm], ``train.txt`` and ``val.txt``; frames of ``val.txt`` are
@@ -18,7 +19,8 @@ START.pt is what `prune.py` made of Depth Anything V2 Small. The decoder gets us
 ``--decoder-first``. With ``--four-bits`` the channels of the start are levelled (`equalise.py`), and every picture is
 seen through matrices in 4 bits; with ``--eight-bits SHARE`` what comes into the layers has 8 bits after that share of
 the steps, as in the packaged files. A packaged model (``--start fathom-general.safetensors``) goes on from its own 4
-bits, and its checkpoints hold the grids that `package.py` keeps.
+bits, and its checkpoints hold the grids that `package.py` keeps. With ``--keep-codes`` the codes of ROUNDED.pt
+(`rounding.py`) or of a packaged model stay, too: only a factor of each row is learned, biases, norms and the decoder.
 
 Both models are one network: `fathom-general` is the mean of its two heads, `fathom-indoor` the second. Every picture
 serves both:
@@ -36,7 +38,9 @@ import argparse
 import copy
 import csv
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,7 +53,7 @@ from torch import Tensor, nn
 from views import MIX, Batch, Pool, batch_of, load
 
 from fathom.models.embedded import EmbeddedNet, centre
-from fathom.models.four_bits import GROUP, HIGHEST, LOWEST, Grid, codes_of, find_grid, snap, stored_grids
+from fathom.models.four_bits import HIGHEST, LOWEST, Grid, codes_of, find_grid, snap, stored_grids
 from fathom.models.weights import read_state_dict
 from fathom.runtime.torch import cpu_has_bf16
 
@@ -154,10 +158,16 @@ class Joint(nn.Module):
         first, second = (F.interpolate(r, scale_factor=2.0, mode="bilinear", align_corners=False) for r in raws)
         return first, second
 
-    def split(self) -> dict[str, dict[str, Tensor]]:
-        """Return the state dicts of the two models."""
-        general = self.net.state_dict()
-        return {"general": general, "indoor": {k: v for k, v in general.items() if not k.startswith("inverse_head")}}
+    def split(self, grids: Mapping[str, Grid]) -> dict[str, dict[str, Any]]:
+        """Return what is stored of the two models: their weights, and the grids that these are to keep, if any."""
+        general, kept = dict(self.net.state_dict()), dict(grids)
+        for name in [name for name in general if name.endswith(FACTOR)]:
+            factor, matrix = general.pop(name)[:, None], name.replace(FACTOR, ".weight")
+            general[matrix] = general[matrix] * factor
+            kept[matrix] = kept[matrix]._replace(scale=kept[matrix].scale.to(factor) * factor)
+        indoor = {name: value for name, value in general.items() if not name.startswith("inverse_head")}
+        stored = {"grids": {name: tuple(grid) for name, grid in kept.items()}} if kept else {}
+        return {"general": {"average": general} | stored, "indoor": {"average": indoor} | stored}
 
 
 def loss_of(raw: Tensor, log_depth: Tensor, batch: Batch) -> Tensor:
@@ -169,7 +179,8 @@ def loss_of(raw: Tensor, log_depth: Tensor, batch: Batch) -> Tensor:
         share = len(metric) / len(raw)
         mask = batch.mask[metric]
         loss = loss + 2 * share * indoor_loss(log_depth[metric], batch.truth, batch.fitted, mask)
-        loss = loss + 6 * share * fitted_loss(raw[metric], batch.truth, mask)
+        for one in (raw, both):
+            loss = loss + 3 * share * fitted_loss(one[metric], batch.truth, mask)
     return loss
 
 
@@ -244,8 +255,9 @@ class FourBits:
         """Move every weight to a random place within its step; the outermost stay, for beyond them there is no step."""
         for weight, grid in zip(self.weights, self.grids, strict=True):
             codes = codes_of(weight, grid)
-            places = 0.98 * (torch.rand_like(weight) - 0.5) * grid.steps.repeat_interleave(GROUP, 1)
-            weight.add_(places * ((codes > LOWEST) & (codes < HIGHEST)))
+            places = 0.98 * (torch.rand_like(weight) - 0.5) * ((codes > LOWEST) & (codes < HIGHEST))
+            steps = grid.steps[..., None]
+            weight.add_((places.unflatten(1, (steps.shape[1], -1)) * steps).flatten(1))
 
     @torch.no_grad()
     def snap(self) -> None:
@@ -271,6 +283,35 @@ class FourBits:
         return copied
 
 
+FACTOR = ".factor"
+"""Ends the names of the factors of `Coded`."""
+
+
+class Coded(nn.Module):
+    """A linear layer whose codes stay: of its matrix only a factor of each row is learned, and its bias.
+
+    The factor multiplies what the matrix gives, so that no gradient of the matrix is computed (Kim et al., "PEQA",
+    NeurIPS 2023).
+    """
+
+    def __init__(self, layer: nn.Linear, grid: Grid) -> None:
+        super().__init__()
+        self.register_buffer("weight", snap(layer.weight.detach(), grid))
+        self.bias = layer.bias
+        self.factor = nn.Parameter(torch.ones_like(layer.bias))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map (..., K) to (..., N)."""
+        return F.linear(inputs, self.get_buffer("weight")) * self.factor + self.bias
+
+
+def keep_codes(joint: Joint, grids: Mapping[str, Grid]) -> None:
+    """Put a `Coded` in the place of every layer that has a grid."""
+    for name, grid in grids.items():
+        path = name.removesuffix(".weight")
+        joint.net.set_submodule(path, Coded(joint.net.get_submodule(path), grid))
+
+
 class EightBits:
     """Rounds what comes into the layers that `package.py` gives 8 bits, to 255 steps between its extremes in the batch.
 
@@ -281,7 +322,7 @@ class EightBits:
         net = joint.net
         kept = {net.patches, net.depth_head, net.inverse_head}
         for layer in net.modules():
-            if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d) and layer not in kept:
+            if isinstance(layer, nn.Linear | Coded | nn.Conv2d | nn.ConvTranspose2d) and layer not in kept:
                 layer.register_forward_pre_hook(self.rounded)
 
     @staticmethod
@@ -302,7 +343,14 @@ def example_inputs(pool: Pool, size: tuple[int, int], count: int = 32) -> list[n
     return [image.transpose(2, 0, 1)[None].astype(np.float32) / 255 for image in images]
 
 
-def start_of(path: Path, joint: Joint) -> tuple[dict[str, Grid], bool]:
+def grids_of(path: Path) -> dict[str, Grid]:
+    """Return the grids of a packaged model, or of a checkpoint that has some."""
+    if path.suffix == ".safetensors":
+        return stored_grids(load_file(path))
+    return {name: Grid(*grid) for name, grid in torch.load(path, map_location="cpu").get("grids", {}).items()}
+
+
+def start_of(path: Path, joint: Joint) -> bool:
     """Load the weights to begin with.
 
     Args:
@@ -310,18 +358,18 @@ def start_of(path: Path, joint: Joint) -> tuple[dict[str, Grid], bool]:
         joint: Gets the weights.
 
     Returns:
-        The grids of a packaged model's 4 bits, and whether the channels are levelled already.
+        Whether the channels are levelled already.
     """
     if path.suffix == ".safetensors":
-        state, stored, is_levelled = read_state_dict(path), stored_grids(load_file(path)), True
+        state, is_levelled = read_state_dict(path), True
     else:
         read = torch.load(path, map_location="cpu")
-        state, stored, is_levelled = read.get("average", read), {}, "average" in read
+        state, is_levelled = read.get("average", read), "average" in read
     state = {name.removeprefix("net."): value for name, value in state.items()}
     positions = state["positions"].float()  # a start of another size stores another grid
     state["positions"] = F.interpolate(positions, joint.net.positions.shape[-2:], mode="bicubic")
     joint.net.load_state_dict(state)
-    return stored, is_levelled
+    return is_levelled
 
 
 def parameter_groups(joint: Joint, args: argparse.Namespace) -> list[dict[str, object]]:
@@ -403,6 +451,7 @@ def main() -> None:
     parser.add_argument("--decoder-first", type=int, default=0, help="steps in which the transformer stays as it is")
     parser.add_argument("--frozen", type=int, default=0, help="first blocks that stay as they are, with all before")
     parser.add_argument("--four-bits", action="store_true", help="the transformer's matrices have 4 bits")
+    parser.add_argument("--keep-codes", action="store_true", help="the codes of the start's matrices stay")
     parser.add_argument("--eight-bits", type=float, default=1.0, help="share of the steps after which inputs have 8")
     parser.add_argument("--size", type=int, nargs=2, default=SIZE, help="height and width of pictures of NYU's shape")
     parser.add_argument("--mix", nargs="+", default=[], help="SOURCE=SHARE of the pictures, where not as in views.py")
@@ -415,14 +464,19 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     mix = read_mix(args.mix)
     joint = Joint()
-    stored, is_levelled = start_of(args.start, joint)
+    is_levelled = start_of(args.start, joint)
+    stored = grids_of(args.start) if args.keep_codes or args.start.suffix == ".safetensors" else {}
+    if args.keep_codes and (args.four_bits or not stored):
+        raise SystemExit("--keep-codes needs a start with codes, of rounding.py or packaged, and not --four-bits.")
     pool = load(args.cache, args.nyu, args.rgbd, device)
     print({name: len(numbers) for name, numbers in pool.sources.items()}, len(pool.truths), "with depth", flush=True)
     if args.four_bits and not is_levelled:
         equalise(joint.net, example_inputs(pool, args.size))
+    if args.keep_codes:
+        keep_codes(joint, stored)
     joint = joint.to(device, memory_format=torch.channels_last)
     grids = FourBits(joint, stored) if args.four_bits else None
-    fixed = {"grids": {name: tuple(grid) for name, grid in stored.items()}} if stored and grids else {}
+    fixed = stored if args.four_bits or args.keep_codes else {}
     average = copy.deepcopy(joint)
     groups = parameter_groups(joint, args)
     optimiser = torch.optim.AdamW(groups, weight_decay=0.02, fused=True)
@@ -436,8 +490,8 @@ def main() -> None:
         optimiser.load_state_dict(state["optimiser"])
         step = state["step"]
     else:
-        for name, model in joint.split().items():
-            save(args.out / f"{name}_start.pt", {"average": model} | fixed)
+        for name, model in joint.split(fixed).items():
+            save(args.out / f"{name}_start.pt", model)
     half = device.type == "cuda" or cpu_has_bf16()
     means, values = list(average.parameters()), list(joint.parameters())
     rounds: EightBits | None = None
@@ -478,8 +532,8 @@ def main() -> None:
                 csv.writer(file).writerow([step, round(mean, 4), *scores.values()])
             parts = {"joint": joint, "average": average, "optimiser": optimiser}
             save(args.out / "last.pt", {name: part.state_dict() for name, part in parts.items()} | {"step": step})
-            for name, model in average.split().items():
-                save(args.out / f"{name}_{step}.pt", {"average": model} | fixed)
+            for name, model in average.split(fixed).items():
+                save(args.out / f"{name}_{step}.pt", model)
 
 
 if __name__ == "__main__":

@@ -210,12 +210,16 @@ class EmbeddedNet(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
-    def taps_of(self, image: Tensor) -> list[Tensor]:
-        """Map a picture (B, 3, h, w) in [0, 1] to the tokens at the four taps, each (B, 1 + r*c, width)."""
+    def embed(self, image: Tensor) -> Tensor:
+        """Map a picture (B, 3, h, w) in [0, 1] to the tokens that come into the first block, (B, 1 + r*c, width)."""
         patches = self.patches((image - self.get_buffer("mean")) / self.get_buffer("std"))
         positions = F.interpolate(self.positions, patches.shape[-2:], mode="bilinear", align_corners=False)
         patches = (patches + positions).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(image.shape[0], -1, -1), patches], 1)
+        return torch.cat([self.class_token.expand(image.shape[0], -1, -1), patches], 1)
+
+    def taps_of(self, image: Tensor) -> list[Tensor]:
+        """Map a picture (B, 3, h, w) in [0, 1] to the tokens at the four taps, each (B, 1 + r*c, width)."""
+        tokens = self.embed(image)
         maps = []
         for count, block in enumerate(self.blocks, 1):
             tokens = block(tokens)

@@ -1,8 +1,9 @@
 """Matrices in 4 bits: the grid their entries lie on, and how it is stored.
 
-An entry is ``code * size * scale``: a whole number from -8 to 7, a whole number from 1 to 15 that 32 neighbours in a
+An entry is ``code * size * scale``: a whole number from -8 to 7, a whole number from 1 to 15 that 8 neighbours in a
 row share, and one scale for the row. ``code * size`` is a whole number of at most 120, so arithmetic in 8 bits takes
-such a matrix exactly as it is. It needs 4.125 bits an entry and 4 bytes a row.
+such a matrix exactly as it is. It needs 4.5 bits an entry and 4 bytes a row. (Up to version 9 of the embedded
+models 32 neighbours shared a size; how many they are, the shapes tell.)
 
 Scales of two levels are those of Dettmers et al., "QLoRA", NeurIPS 2023 (double quantisation); whole numbers below, so
 that they multiply into 8 bits, are Fathom's.
@@ -14,8 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-GROUP = 32
-"""Entries of a row that share a size."""
+GROUP = 8
+"""Entries of a row for which `find_grid` chooses one size."""
 LOWEST, HIGHEST, LARGEST_SIZE = -8, 7, 15
 SIZES, ROW_SCALE = ".group_sizes", ".row_scale"
 """End the names of the tensors that belong to a matrix in 4 bits."""
@@ -25,7 +26,7 @@ class Grid(NamedTuple):
     """Where the entries of a matrix may lie.
 
     Args:
-        sizes: Shape (N, K / 32), whole numbers from 1 to 15.
+        sizes: Shape (N, K / GROUP), whole numbers from 1 to 15.
         scale: Shape (N, 1).
     """
 
@@ -34,7 +35,7 @@ class Grid(NamedTuple):
 
     @property
     def steps(self) -> Tensor:
-        """Distance between neighbours, for each group, (N, K / 32)."""
+        """Distance between neighbours, for each group, (N, K / GROUP)."""
         return self.sizes * self.scale
 
 
@@ -42,11 +43,11 @@ def find_grid(weight: Tensor) -> Grid:
     """Choose for each group the size that leaves the smallest squared error.
 
     Args:
-        weight: Shape (N, K), K a multiple of 64.
+        weight: Shape (N, K), K a multiple of 16.
 
     Example:
-        >>> weight = torch.cat([torch.linspace(-8, 7, 16).repeat(2), torch.linspace(-1, 0.875, 16).repeat(2)])[None]
-        >>> find_grid(weight).sizes.tolist()
+        >>> group = torch.tensor([-8.0, -5.0, -3.0, -1.0, 0.0, 2.0, 4.0, 7.0])
+        >>> find_grid(torch.cat([group, group / 8])[None]).sizes.tolist()
         [[15.0, 2.0]]
     """
     groups = weight.unflatten(1, (-1, GROUP))
@@ -65,7 +66,7 @@ def find_grid(weight: Tensor) -> Grid:
 
 def codes_of(weight: Tensor, grid: Grid) -> Tensor:
     """Return the nearest codes, (N, K), as float."""
-    groups = weight.unflatten(1, (-1, GROUP)) / grid.steps[..., None]
+    groups = weight.unflatten(1, (grid.sizes.shape[1], -1)) / grid.steps[..., None]
     return groups.round_().clamp_(LOWEST, HIGHEST).flatten(1)
 
 
@@ -78,7 +79,7 @@ def snap(weight: Tensor, grid: Grid) -> Tensor:
         >>> torch.equal(once, snap(once, find_grid(weight)))
         True
     """
-    return (codes_of(weight, grid).unflatten(1, (-1, GROUP)) * grid.steps[..., None]).flatten(1)
+    return (codes_of(weight, grid).unflatten(1, (grid.sizes.shape[1], -1)) * grid.steps[..., None]).flatten(1)
 
 
 def pack_grid(weight: Tensor, grid: Grid, name: str) -> dict[str, Tensor]:
@@ -90,7 +91,7 @@ def pack_grid(weight: Tensor, grid: Grid, name: str) -> dict[str, Tensor]:
         name: Name of the matrix.
 
     Returns:
-        ``name`` (N, K / 2) uint8, sizes (N, K / 64) uint8 and scale (N, 1) float32.
+        ``name`` (N, K / 2) uint8, sizes (N, K / GROUP / 2) uint8 and scale (N, 1) float32.
     """
     codes = (codes_of(weight, grid) - LOWEST).to(torch.uint8)
     return {
@@ -110,8 +111,9 @@ def unpack_grid(packed: Tensor, sizes: Tensor, scale: Tensor) -> Tensor:
         >>> torch.equal(unpack_grid(stored["w"], stored["w.group_sizes"], stored["w.row_scale"]), snap(weight, grid))
         True
     """
-    codes = (_one_from_two(packed) + LOWEST).unflatten(1, (-1, GROUP))
-    return (codes * (_one_from_two(sizes) * scale)[..., None]).flatten(1)
+    steps = _one_from_two(sizes) * scale
+    codes = (_one_from_two(packed) + LOWEST).unflatten(1, (steps.shape[1], -1))
+    return (codes * steps[..., None]).flatten(1)
 
 
 def stored_grids(tensors: Mapping[str, Tensor]) -> dict[str, Grid]:
