@@ -1,6 +1,6 @@
 """Between stages 3 and 4, if wanted: put a checkpoint's matrices into 4 bits so that the tokens stay.
 
-    python training/embedded/rounding.py --checkpoint OUT/general_STEP.pt --cache CACHE --out ROUNDED.pt
+    python training/embedded/rounding.py --checkpoint OUT/general_STEP.pt --cache CACHE --nyu NYU --out ROUNDED.pt
 
 The nearest codes are right for a network that was trained with them (``train.py --four-bits``). One that was not, as a
 blend (`blend.py`), keeps more of itself where the error of every column is made up for by the columns that follow. It
@@ -16,7 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from views import shapes
+from views import Pool, load, shapes
 
 from fathom.models.embedded import Block, EmbeddedNet
 from fathom.models.four_bits import Grid, find_grid, snap
@@ -30,16 +30,14 @@ PER_SOURCE = 24
 """Pictures of every source that are enough."""
 
 
-def pictures_of(cache: Path, size: tuple[int, int], per_source: int = PER_SOURCE) -> list[Tensor]:
+def pictures_of(pool: Pool, size: tuple[int, int], per_source: int = PER_SOURCE) -> list[Tensor]:
     """Return pictures of every source, (B, 3, h, w) in [0, 1], one batch for each of the shapes that training has."""
     found: dict[tuple[int, int], list[np.ndarray]] = {}
-    for folder in sorted(path for path in cache.iterdir() if path.is_dir()):
-        files = sorted(folder.glob("*.npz"))
-        for file in files[:: max(1, len(files) // per_source)][:per_source]:
-            with np.load(file) as data:
-                image, aspect = data["image"], float(data["aspect"])
-            shape = min(shapes(size), key=lambda s: abs(np.log(s[1] / s[0] / aspect)))
-            found.setdefault(shape, []).append(cv2.resize(image, shape[::-1], interpolation=cv2.INTER_AREA))
+    for numbers in pool.sources.values():
+        for number in numbers[:: max(1, len(numbers) // per_source)][:per_source]:
+            shape = min(shapes(size), key=lambda s: abs(np.log(s[1] / s[0] / pool.aspects[number])))
+            image = cv2.resize(pool.images[number].numpy(), shape[::-1], interpolation=cv2.INTER_AREA)
+            found.setdefault(shape, []).append(image)
     return [torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2).float() / 255 for group in found.values()]
 
 
@@ -118,7 +116,8 @@ def main() -> None:
     """Round one checkpoint."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, required=True, help="general_STEP.pt of train.py, or of blend.py")
-    parser.add_argument("--cache", type=Path, required=True, help="of label.py; whose pictures show the inputs")
+    parser.add_argument("--cache", type=Path, required=True, help="of label.py; its pictures show what comes in")
+    parser.add_argument("--nyu", type=Path, required=True, help="as in train.py; frames of val.txt are left out")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
     parser.add_argument("--size", type=int, nargs=2, default=(210, 280), help="as in train.py")
     args = parser.parse_args()
@@ -126,7 +125,7 @@ def main() -> None:
     state = {name.removeprefix("net."): value.float() for name, value in state.items()}
     network = EmbeddedNet("inverse").eval()
     network.load_state_dict(state)
-    grids = round_network(network, pictures_of(args.cache, tuple(args.size)))
+    grids = round_network(network, pictures_of(load(args.cache, args.nyu, None), tuple(args.size)))
     save(args.out, {"average": network.state_dict(), "grids": {name: tuple(grid) for name, grid in grids.items()}})
 
 
