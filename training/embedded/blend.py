@@ -1,8 +1,9 @@
-"""Blend the networks of two runs of stage 3 into the start of another.
+"""Between stages 3 and 4, if wanted: blend the networks of two runs of stage 3.
 
     python training/embedded/blend.py --into OUT/general_6400.pt --earlier EARLIER/fathom-general.safetensors
-        --late 0.3 --decoder 0.15 --out START.pt
-    python training/embedded/train.py DATA --start START.pt --out MORE --four-bits --eight-bits 0.75
+        --late 0.3 --decoder 0.15 --out BLEND.pt
+
+BLEND.pt is for `rounding.py`, or the start of another run of `train.py`.
 
 Networks that were trained apart from one pretrained network often lie in one valley, and the mean of their weights can
 be better than each (Wortsman et al., "Model soups", ICML 2022). Here they are not written alike: `prune.py` may have

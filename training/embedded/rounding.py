@@ -4,7 +4,7 @@
 
 The nearest codes are right for a network that was trained with them (``train.py --four-bits``). One that was not, as a
 blend (`blend.py`), keeps more of itself where the error of every column is made up for by the columns that follow. It
-takes about five minutes on two cores. ROUNDED.pt holds the weights and their grids: for ``train.py --keep-codes``,
+takes three minutes on two cores. ROUNDED.pt holds the weights and their grids: for ``train.py --keep-codes``,
 which tunes the rest of the network, or for `package.py`.
 """
 
@@ -20,7 +20,7 @@ from views import Pool, load, shapes
 
 from fathom.models.embedded import Block, EmbeddedNet
 from fathom.models.four_bits import Grid, find_grid, snap
-from train import save
+from train import SIZE, Joint, save, start_of
 
 RIDGE = 0.01
 """Share of the mean square of the inputs that is added to each."""
@@ -32,13 +32,13 @@ PER_SOURCE = 24
 
 def pictures_of(pool: Pool, size: tuple[int, int], per_source: int = PER_SOURCE) -> list[Tensor]:
     """Return pictures of every source, (B, 3, h, w) in [0, 1], one batch for each of the shapes that training has."""
-    found: dict[tuple[int, int], list[np.ndarray]] = {}
+    found: dict[tuple[int, int], list[np.ndarray]] = {shape: [] for shape in shapes(size)}
     for numbers in pool.sources.values():
         for number in numbers[:: max(1, len(numbers) // per_source)][:per_source]:
-            shape = min(shapes(size), key=lambda s: abs(np.log(s[1] / s[0] / pool.aspects[number])))
+            shape = min(found, key=lambda s: abs(np.log(s[1] / s[0] / pool.aspects[number])))
             image = cv2.resize(pool.images[number].numpy(), shape[::-1], interpolation=cv2.INTER_AREA)
-            found.setdefault(shape, []).append(image)
-    return [torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2).float() / 255 for group in found.values()]
+            found[shape].append(image)
+    return [torch.from_numpy(np.stack(group)).permute(0, 3, 1, 2).float() / 255 for group in found.values() if group]
 
 
 def make_up(weight: Tensor, grid: Grid, inputs: Tensor, ridge: float = RIDGE) -> Tensor:
@@ -119,14 +119,13 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="of label.py; its pictures show what comes in")
     parser.add_argument("--nyu", type=Path, required=True, help="as in train.py; frames of val.txt are left out")
     parser.add_argument("--out", type=Path, required=True, help="file to write")
-    parser.add_argument("--size", type=int, nargs=2, default=(210, 280), help="as in train.py")
+    parser.add_argument("--size", type=int, nargs=2, default=SIZE, help="as in train.py")
     args = parser.parse_args()
-    state = torch.load(args.checkpoint, map_location="cpu")["average"]
-    state = {name.removeprefix("net."): value.float() for name, value in state.items()}
-    network = EmbeddedNet("inverse").eval()
-    network.load_state_dict(state)
-    grids = round_network(network, pictures_of(load(args.cache, args.nyu, None), tuple(args.size)))
-    save(args.out, {"average": network.state_dict(), "grids": {name: tuple(grid) for name, grid in grids.items()}})
+    joint = Joint().eval()
+    start_of(args.checkpoint, joint)
+    grids = round_network(joint.net, pictures_of(load(args.cache, args.nyu, None), tuple(args.size)))
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    save(args.out, joint.split(grids)["general"])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python training/embedded/train.py DATA --start START.pt --out OUT --four-bits --decoder-first 400 --eight-bits 0.7
     python training/embedded/train.py DATA --start OUT/general_STEP.pt --out MORE --four-bits --frozen 3 --mix nyu=0.3
-    python training/embedded/train.py DATA --start ROUNDED.pt --out TUNED --keep-codes --eight-bits 0 --mix nyu=0.26
+    python training/embedded/train.py DATA --start ROUNDED.pt --out TUNED --keep-codes --frozen 4 --eight-bits 0
 
 DATA is ``--cache CACHE --nyu NYU --rgbd RGBD``; CACHE is what `label.py` and `render.py` made.
 NYU is a folder with ``rgb/NNNN.jpg``, ``depth/NNNN.png`` [mm], ``train.txt`` and ``val.txt``; frames of ``val.txt`` are
